@@ -114,7 +114,8 @@ def _lines(row: Sequence[ClaimVerdict]) -> Iterator[_Line]:
     """Label, text and raw value of the lines of a row: published, measured, ratio, verdict."""
     yield "published", _claimed, lambda v: v.claimed
     if any(v.measured is not None for v in row):
-        yield "measured", _measured, lambda v: v.measured
+        counted = all(v.basis == "count" for v in row)
+        yield "counted" if counted else "measured", _measured, lambda v: v.measured
     else:
         for reference in _references(row):
             value = partial(_orientation, reference=reference)

@@ -57,10 +57,10 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TESTED: tuple[Verdict, ...] = ("reproduced", "explained", "not reproduced")
 Basis = Literal["measurement", "training", "count", "arithmetic"]
 _BASES: dict[Basis, str] = {
-    "measurement": "measured claims tested",
-    "training": "results and conditions of training repeated",
-    "count": "counts of parameters compared",
-    "arithmetic": "figures that follow from others checked",
+    "measurement": "times and accuracies",
+    "training": "results and conditions of training",
+    "count": "counts of parameters",
+    "arithmetic": "figures that follow from others",
 }
 _BASIS_OF: dict[str, Basis] = {
     "training": "training",
@@ -131,7 +131,7 @@ def tally_by_basis(verdicts: Sequence[ClaimVerdict]) -> dict[Basis, dict[Verdict
 def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
     """One line: how many claims were tested, by basis, and what the others lack.
 
-    Such as `70 claims: 2 of 31 measured claims tested (1 reproduced, 1 not reproduced); ...`.
+    Such as `70 claims. Tested: 2 of 31 times and accuracies (1 reproduced, 1 not reproduced), ...`.
     """
     parts = []
     for basis, counts in tally_by_basis(verdicts).items():
@@ -139,9 +139,13 @@ def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
         outcome = f" ({_counts_text(tested)})" if tested else ""
         total = sum(counts.values())
         parts.append(f"{sum(tested.values())} of {total} {_BASES[basis]}{outcome}")
-    if untested := tally([each for each in verdicts if each.verdict not in TESTED]):
-        parts.append(f"untested: {_counts_text(untested)}")
-    return f"{len(verdicts)} claims: {'; '.join(parts)}"
+    text = f"{len(verdicts)} claims. Tested: {', '.join(parts)}"
+    untested = [each for each in verdicts if each.verdict not in TESTED]
+    if untested:
+        text += f". Not tested: {_counts_text(tally(untested))}"
+    if shown := sum(each.measured is not None for each in untested):
+        text += f"; {shown} of these show a measured value that does not compare"
+    return text
 
 
 def _counts_text(counts: Mapping[Verdict, int]) -> str:
@@ -175,12 +179,11 @@ def _conclude(
     value: Fraction | float | None = None,
     *,
     obstacle: Verdict | None = None,
-    success: Verdict = "reproduced",
     **details: Any,
 ) -> ClaimVerdict:
     """The verdict on a claim from a value in its unit.
 
-    `obstacle` is the verdict if the value is missing or does not compare, `success` if it agrees.
+    `obstacle` is the verdict if the value is missing or does not compare.
     The note of the claim and the caution of its data are added to `why`; `details` are more fields.
     """
     data: DataSet | None = getattr(claim.measure, "data", None)
@@ -196,7 +199,7 @@ def _conclude(
         printed=claim.printed,
         unit=claim.unit,
         measured=None if value is None else float(value),
-        verdict=obstacle or (success if agreed else "not reproduced"),
+        verdict=obstacle or ("reproduced" if agreed else "not reproduced"),
         why="; ".join(reason for reason in reasons if reason),
         **details,
     )
@@ -272,7 +275,10 @@ class _Reading(NamedTuple):
 
 
 def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> ClaimVerdict:
-    """Compares a published count with its plain count, then with every other reading."""
+    """Compares a published count with its plain count, then with every other reading.
+
+    The measured value is the plain count: the others are of architectures or units that fit.
+    """
     columns = [measure.column] if claim.unit == "parameters" else ["total", "used"]
     part, term = f"{measure.model} {measure.component}", f"{measure.model}/{measure.component}"
     counts = {column: _count(record, Term.model_validate(f"{term}/{column}")) for column in columns}
@@ -286,20 +292,19 @@ def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> Cla
     others = (_Reading(*each, *scale) for each in (*sums, *own) for scale in scales)
     readings = unique((plain, *others))
     fitting = [each for each in readings if agrees(claim, each.value)]
-    best = fitting[0] if fitting else plain
     if not fitting:
         why = f"no reading fits: {'; '.join(each.text for each in readings)}"
-    elif best is plain:
+    elif plain in fitting:
         why = f"exact count: {plain.text}"
     else:
-        why = best.text
+        why = f"explained by {fitting[0].text}"
         if fitting[1:]:
             why += f"; also: {'; '.join(each.text for each in fitting[1:])}"
         if claim.unit != "parameters":
             why += f"; the plain count is {plain.text}"
-    origin = f"run {record.id}: {best.name}, {best.parameters:,} parameters"
-    success: Verdict = "reproduced" if best is plain else "explained"
-    return _conclude(claim, why, best.value, success=success, measured_from=origin)
+    origin = f"run {record.id}: {plain.name}, {plain.parameters:,} parameters"
+    other: Verdict | None = "explained" if fitting and plain not in fitting else None
+    return _conclude(claim, why, plain.value, obstacle=other, measured_from=origin)
 
 
 def _judge_count_ratio(

@@ -162,7 +162,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     curves = curves.assign(text=[f"{size or 'own'} px" for size in curves["size_px"]])
     lines = _base(curves.assign(model=curves["curve"]), models, points["model"])
     labels = _chart(curves[["model", "ms", "value", "text"]]).mark_text(
-        align="left", dx=10, dy=12, aria=False
+        align="right", dx=-9, dy=-7, aria=False
     )
     joined = (
         lines.mark_line(strokeWidth=1.8, aria=False).encode(x=x("ms:Q"), y=y("value:Q")),

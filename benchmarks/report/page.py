@@ -15,9 +15,16 @@ from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import paper_tables, verdict_tables
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
+from benchmarks.records.record import RECORD_NAME, Environment, RunRecord, load_record, write_atomic
 from benchmarks.report import charts, frames
-from benchmarks.report.advice import answer, findings, main_protocols
+from benchmarks.report.advice import (
+    Candidate,
+    answer,
+    candidates,
+    choose,
+    findings,
+    main_protocols,
+)
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
 from benchmarks.report.pairs import PageData, page_data, read_runs
@@ -207,6 +214,7 @@ def render(
         record=record,
         day=frames.day(record),
         n_runs=len(merged.runs),
+        machines=_machines(merged),
         version=__version__,
         findings=findings(record, verdicts),
         answers=answers,
@@ -267,6 +275,8 @@ class _Answer(NamedTuple):
     why: str
     figure: charts.Figure | None
     table: Table
+    order: tuple[str, ...]
+    """Models that are shown first where only some are: the recommended one, then by accuracy."""
 
     @property
     def key(self) -> str:
@@ -279,15 +289,18 @@ def _answers(record: RunRecord) -> list[_Answer]:
     found = listed(protocols(record))
     main = main_protocols(record)
     ordered = [*main, *(each for each in found if each not in main)]
-    return [
-        _Answer(
-            charts.scope_of(protocol, setup),
-            *answer(record, setup, protocol),
-            charts.accuracy_latency(record, setup, protocol) if setup and protocol else None,
-            selection_table(record, setup, protocol),
-        )
-        for setup, protocol in product(setups(record) or (None,), ordered or (None,))
-    ]
+    answers = []
+    for setup, protocol in product(setups(record) or (None,), ordered or (None,)):
+        figure, timed = None, list[Candidate]()
+        if setup and protocol:
+            figure = charts.accuracy_latency(record, setup, protocol)
+            timed, _ = candidates(record, setup, protocol)
+        table = selection_table(record, setup, protocol)
+        first = [choose(record, timed).model] if timed else []
+        order = unique([*first, *(str(row[0].raw[0]) for row in table.rows)])
+        scope, (text, why) = charts.scope_of(protocol, setup), answer(record, setup, protocol)
+        answers.append(_Answer(scope, text, why, figure, table, order))
+    return answers
 
 
 def _choices(answers: Sequence[_Answer]) -> dict[str, Any]:
@@ -429,7 +442,7 @@ def _sections(
         found["claims"].add((by_paper,), folded=False)
         found["claims"].add((ledger, *paper_tables(verdicts)))
     found["history"].add([_runs_table(merged)])
-    found["environment"].add((_failures_table(record), _environment_table(record)))
+    found["environment"].add((_failures_table(record), _environment_table(merged)))
     return found
 
 
@@ -455,11 +468,42 @@ def _missing(sections: Mapping[str, _Section]) -> list[str]:
     return [each.absent for each in sections.values() if each.absent and not each.shown]
 
 
-def _environment_table(record: RunRecord) -> Table:
-    """Machine, libraries and code version, one row each."""
-    env = record.environment
+def _sources(merged: MergedRuns) -> list[RunRecord]:
+    """The runs whose rows are on the page."""
+    return [run for run in merged.runs if run.id not in merged.apart]
+
+
+def _machines(merged: MergedRuns) -> list[str]:
+    """CPU, GPUs and threads of the runs whose rows are on the page, each once."""
+    found = {}
+    for run in _sources(merged):
+        env = run.environment
+        threads = f"{env.threads} thread{'s' * (env.threads != 1)}"
+        text = ", ".join((env.cpu, *env.gpu, threads))
+        found[env.cpu_features, text] = text
+    return list(found.values())
+
+
+def _environment_table(merged: MergedRuns) -> Table:
+    """Machine, libraries and code version of every run whose rows are on the page."""
+    runs = _sources(merged)
+    properties = [_properties(run.environment) for run in runs]
+    columns = (
+        text_column("Property", "what", get=["0"]),
+        *(
+            text_column(run.id if len(runs) > 1 else "Value", f"value_{index}", get=[str(index)])
+            for index, run in enumerate(runs, 1)
+        ),
+    )
+    names = unique(name for each in properties for name in each)
+    rows = [(name, *(each.get(name, "") for each in properties)) for name in names]
+    return build_table("environment", "Environment", columns, rows)
+
+
+def _properties(env: Environment) -> dict[str, str]:
+    """Machine, libraries and code version by name."""
     changes = {True: "yes", False: "no", None: "unknown, or several"}
-    rows = {
+    return {
         "CPU": env.cpu,
         "Cores": f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical",
         "CPU features": ", ".join(env.cpu_features) or "unknown",
@@ -474,8 +518,6 @@ def _environment_table(record: RunRecord) -> Table:
         "Uncommitted changes": changes[env.git_dirty],
         **{f"Library {name}": version for name, version in sorted(env.libraries.items())},
     }
-    columns = (text_column("Property", "what", get=["0"]), text_column("Value", "value", get=["1"]))
-    return build_table("environment", "Environment", columns, rows.items())
 
 
 def _failures_table(record: RunRecord) -> Table:
@@ -508,6 +550,7 @@ def _runs_table(merged: MergedRuns) -> Table:
         text_column("Machine", "machine", get=[lambda run: machine_label(run.environment)]),
         RowColumn(Column("Commit", ("git_commit", "git_dirty")), commit),
         text_column("On this page", "joined", get=[joined]),
+        text_column("Note", "note"),
     )
     ordered = sorted(merged.runs, key=lambda run: (run.created_utc, run.id), reverse=True)
     return build_table("runs", "Runs", columns, ordered)

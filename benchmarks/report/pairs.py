@@ -15,6 +15,8 @@ from benchmarks.tables.record_queries import Protocol, grouped, model_names, pro
 
 MOST_OBJECTS = 5000
 """Of more objects of a dataset, a random sample is on the page."""
+VISIBLE = 0.01
+"""IoU of one object differs if it differs by more than this."""
 _COLUMNS = (
     "image_id", "annotation_id", "model", "protocol", "reference", "iou", "area", "category",
 )  # fmt: skip
@@ -60,7 +62,8 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
     annotation, area (pixels), index of the category, and by protocol (`ious`) and model the IoU in
     thousandths (null without an answer). `pairs` are the paired comparisons by dataset and
     protocol: models, difference and interval in points of mIoU, number of images and of objects,
-    and whether the difference is measurable (null if it was not tested against several pairs).
+    whether the difference is measurable (null if it was not tested against several pairs), and the
+    numbers of objects for which either is better by more than `VISIBLE`.
     """
     datasets: dict[str, Any] = {}
     pairs: dict[str, list[list[Any]]] = {}
@@ -93,6 +96,7 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
                     row.n_images,
                     row.n_instances,
                     measurable,
+                    *_better(table[row.model_a] - table[row.model_b]),
                 ]
                 for row, measurable in _comparisons(record, protocol, models, rows)
             ]
@@ -106,6 +110,11 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
             "ious": ious,
         }
     return {"datasets": datasets, "pairs": pairs}
+
+
+def _better(differences: Any) -> tuple[int, int]:
+    """Numbers of objects for which the first and the second of two models are better."""
+    return int((differences > VISIBLE).sum()), int((differences < -VISIBLE).sum())
 
 
 def _comparisons(

@@ -98,15 +98,15 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
         ring = [free[(start + step) % len(free)] for step in range(len(free))]
         used = set(taken.values())
         taken[name] = next((pair for pair in ring if pair not in used), ring[0])
+    styles = {base: (mixed(c, _VARIANTS[v][2]), v) for base, (c, v) in taken.items()}
     for name in sorted(set(names) - bases):
-        color, first = taken[split_size(name)[0]]
-        used = set(taken.values())
-        pairs = [(color, (first + step) % len(_VARIANTS)) for step in range(1, len(_VARIANTS))]
-        taken[name] = next((pair for pair in pairs if pair not in used), (color, first))
-    shades = {base: mixed(taken[base][0], _VARIANTS[taken[base][1]][2]) for base in bases}
+        shade, first = styles[split_size(name)[0]]
+        used = set(styles.values())
+        pairs = [(shade, (first + step) % len(_VARIANTS)) for step in range(1, len(_VARIANTS))]
+        styles[name] = next((pair for pair in pairs if pair not in used), (shade, first))
     return {
-        name: ModelStyle(shades[split_size(name)[0]], *_VARIANTS[variant][:2])
-        for name, (_, variant) in taken.items()
+        name: ModelStyle(shade, *_VARIANTS[variant][:2])
+        for name, (shade, variant) in styles.items()
         if name in names
     }
 

@@ -198,7 +198,7 @@ class _Ranked(NamedTuple):
 def _behind_text(ranked: _Ranked) -> str:
     found = ranked.behind
     if found is None:
-        return "best" if ranked.row is ranked.best else "not compared"
+        return "best" if ranked.rank == 1 else "not tested"
     return percent(found.difference, found.ci95)
 
 

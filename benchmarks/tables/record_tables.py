@@ -55,6 +55,8 @@ from benchmarks.tables.formatting import (
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, model_row, spread_of
 from benchmarks.tables.subgroup_tables import record_subgroups, subgroup_tables
 from benchmarks.tables.table import Cell, Column, Table
+from mobilesam.weights.checkpoint_specs import specs
+from mobilesam.weights.checkpoints import OWN_LABEL
 
 _SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
 _DECODE_KINDS = (
@@ -111,11 +113,21 @@ def params_table(record: RunRecord) -> Table:
     return build_table("params", "Parameters and arithmetic", _PARAMS_COLUMNS, rows, notes)
 
 
+def weights_terms(row: ModelRow) -> tuple[str | None, str | None]:
+    """Licence and commercial use of the weights that ran; the published terms if none did."""
+    if row.weights.kind != "file" or row.weights.official:
+        return row.weights_licence, row.commercial_use
+    if row.weights.shipped == OWN_LABEL:
+        return row.licence, row.commercial_use
+    shipped = (spec.shipped for spec in specs().values())
+    licences = {file.sha256: file.licence for file in shipped if file is not None}
+    return licences.get(row.weights.sha256 or "", "unknown"), None
+
+
 def licence_text(row: ModelRow) -> str:
     """Licences of code and weights, and commercial use, where they are known."""
-    use = row.commercial_use
-    parts = (row.licence, row.weights_licence, use and f"commercial use: {use}")
-    return "; ".join(filter(None, parts))
+    licence, use = weights_terms(row)
+    return "; ".join(filter(None, (row.licence, licence, use and f"commercial use: {use}")))
 
 
 def models_table(record: RunRecord) -> Table:
@@ -136,6 +148,7 @@ def models_table(record: RunRecord) -> Table:
         value_column(
             "Licence (code; weights)", "licence", "weights_licence", "commercial_use",
             text=licence_text, align="left",
+            get=("licence", lambda r: weights_terms(r)[0], lambda r: weights_terms(r)[1]),
         ),
         WEIGHTS,
         STATUS,

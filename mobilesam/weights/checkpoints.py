@@ -24,6 +24,8 @@ from mobilesam.weights.cache import cache_dir, digest_file, exclusive
 from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
 
 WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
+OWN_LABEL = "this project's recipe"
+"""Origin of the weights in this package that this project has trained."""
 SHIPPED = Path("shipped")
 """Value of an override (`--weights mobilesam=shipped`) for the weights in this package."""
 
@@ -180,7 +182,7 @@ def shipped_path(file: str) -> Path:
 
 
 def shipped_checkpoint(
-    file: str, label: str = "this project's recipe", sha256: str | None = None
+    file: str, label: str = OWN_LABEL, sha256: str | None = None
 ) -> LocalCheckpoint:
     """Weights in this package: a file in `mobilesam/weights`, whose origin `label` describes."""
     path = shipped_path(file)

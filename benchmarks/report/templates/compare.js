@@ -47,9 +47,9 @@
     detail.textContent = `Object: ${describe(each)}.`;
     const { dataset, protocol } = page.selection;
     const stored = dataset === page.data.masked && page.data.gallery.protocols.includes(protocol);
-    if (!stored || !openCase(each.image, each.annotation, state.a, state.b, protocol)) {
-      detail.textContent += " No masks of it are stored.";
-    }
+    if (stored && openCase(each.image, each.annotation, state.a, state.b, protocol)) return;
+    const lost = stored ? [state.a, state.b].filter((name) => !page.data.gallery.models.includes(name)) : [];
+    detail.textContent += ` No masks of ${lost.join(" and ") || "it"} are stored.`;
   };
 
   // Objects that both models answered.
@@ -68,20 +68,19 @@
     return found;
   };
 
-  const sentence = (found) => {
+  const sentence = () => {
     const key = `${page.selection.dataset}|${page.selection.protocol}`;
     const row = pairs[key].find(([a, b]) => [a, b].includes(state.a) && [a, b].includes(state.b));
-    const better = found.filter((each) => each.a - each.b > equal).length;
-    const worse = found.filter((each) => each.b - each.a > equal).length;
-    const counts = `IoU differs by more than 0.01 for ${(better + worse).toLocaleString("en")} of `
-      + `${found.length.toLocaleString("en")} objects: ${better} better with ${state.a}, `
-      + `${worse} with ${state.b}.`;
     const { of, image } = datasets[page.selection.dataset];
     const sample = of > image.length
-      ? ` A random sample of ${image.length.toLocaleString("en")} of ${of.toLocaleString("en")} objects is shown; the difference is that of all.` : "";
+      ? ` A random sample of ${image.length.toLocaleString("en")} of ${of.toLocaleString("en")} objects is drawn; the numbers are those of all.` : "";
     if (!row) return ["No prompt was answered by both.", ""];
     const sign = row[0] === state.a ? 1 : -1;
-    const [, , value, ends, images, n, measurable] = row;
+    const [, , value, ends, images, n, measurable, ...above] = row;
+    const [better, worse] = sign > 0 ? above : above.reverse();
+    const counts = `IoU differs by more than 0.01 for ${(better + worse).toLocaleString("en")} of `
+      + `${n.toLocaleString("en")} objects: ${better.toLocaleString("en")} better with ${state.a}, `
+      + `${worse.toLocaleString("en")} with ${state.b}.`;
     const bounds = ends && (sign > 0 ? ends : [-ends[1], -ends[0]]);
     const text = (number) => (Math.abs(number) < 0.05 ? "0.0" : number.toFixed(1));
     const range = bounds ? ` [${text(bounds[0])}, ${text(bounds[1])}]` : "";
@@ -167,7 +166,7 @@
       menu.value = value;
     }
     const found = objects();
-    const [first, second] = sentence(found);
+    const [first, second] = sentence();
     verdict.textContent = first;
     detail.textContent = `${second} Click a dot or a line for its object.`;
     const ordered = [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));

@@ -41,6 +41,8 @@
     return made;
   };
 
+  const isEmpty = (spec) => !Object.values(spec.datasets).flat().some((row) => row.model);
+
   // Charts are drawn when they come into view or the browser is idle, and for every theme. A hidden
   // chart has no width and is drawn when it is chosen.
   const drawn = new Set();
@@ -48,8 +50,14 @@
     drawn.add(figure);
     figure.view?.finalize();
     const chart = figure.querySelector(".chart");
-    figure.view = (await embed(chart, filtered(page.data.charts[figure.dataset.key]))).view;
-    chart.tabIndex = 0;
+    const spec = filtered(page.data.charts[figure.dataset.key]);
+    if (isEmpty(spec)) {
+      Object.assign(chart, { textContent: "This chart has none of the models shown.", zoomed: null });
+      figure.view = null;
+    } else {
+      figure.view = (await embed(chart, spec)).view;
+      chart.tabIndex = 0;
+    }
     figure.dataset.drawn = root.dataset.shown;
   };
   const watcher = new IntersectionObserver((entries) => {
@@ -128,15 +136,17 @@
   page.hideTip = hide;
 
   const savedView = async (figure, use) => {
+    const made = filtered(page.data.charts[figure.dataset.key]);
+    if (isEmpty(made)) return page.say("This chart has none of the models shown");
     const place = document.createElement("div");
     place.className = "offscreen";
     document.body.append(place);
     const title = figure.querySelector("figcaption").textContent;
-    const spec = { ...filtered(page.data.charts[figure.dataset.key]), title, padding: 12 };
-    const { view } = await embed(place, spec);
+    const { view } = await embed(place, { ...made, title, padding: 12 });
     await use(view);
     view.finalize();
     place.remove();
+    return undefined;
   };
 
   for (const figure of document.querySelectorAll("figure.plot")) {

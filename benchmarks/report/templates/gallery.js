@@ -12,6 +12,7 @@
   document.querySelector("#gallery .keys").hidden = false;
 
   const fields = {};  // of the two models
+  let chosen = false;
   const iou = (each, model) => each.masks[model]?.[0] ?? null;
   const known = (each) => each.masks.filter(Boolean).map(([value]) => value);
   const failed = (each) => Math.min(...known(each)) < failure;
@@ -93,6 +94,7 @@
     page.say(count.textContent);
   };
   const set = (name) => (value) => {
+    chosen ||= name in fields;
     Object.assign(state, name in fields ? masks.choose(name, state, value) : { [name]: value });
     state.limit = step;
     for (const [own, field] of Object.entries(fields)) field.value = state[own];
@@ -136,16 +138,30 @@
     number("IoU of A from", "from"),
     number("to", "to"),
   );
+  const scope = document.createElement("p");
+  scope.id = "gallery-scope";
+  tools.before(scope);
   tools.after(count);
   document.getElementById("gallery-more").append(more);
   // The masks follow the selection of the page.
   document.documentElement.addEventListener("selectionchange", () => {
-    const { protocol } = page.selection;
-    if (!protocols.includes(protocol) || protocol === state.protocol) return;
-    state.protocol = protocol;
-    tools.querySelector("select").value = protocol;
+    const { dataset, protocol } = page.selection;
+    if (protocols.includes(protocol)) {
+      state.protocol = protocol;
+      tools.querySelector("select").value = protocol;
+    }
+    scope.hidden = !dataset || (dataset === page.data.masked && protocols.includes(protocol));
+    scope.textContent = `Masks are stored for ${page.data.masked}, prompts of ${protocols.join(", ")}, `
+      + `not for ${dataset}, ${protocol}.`;
+    if (!chosen) {
+      // Until the reader chooses, the model that the answer recommends and the next in accuracy.
+      const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
+      const [a, b] = order.map((name) => models.indexOf(name)).filter((index) => index >= 0);
+      const other = models.findIndex((_, index) => index !== a);
+      Object.assign(state, a === undefined ? {} : { a, b: b ?? Math.max(0, other) });
+      for (const [own, field] of Object.entries(fields)) field.value = state[own];
+    }
     show();
   });
-  show();
   lightbox.follow();
 })();

@@ -1,6 +1,6 @@
 // The lightbox: one case in the size of the window, its masks by two models, and a link to it.
 // `window.openCase(imageId, annotationId, modelA, modelB, protocol)` opens it, and returns false if
-// there is no picture of this case.
+// there is no picture of this case or no mask of a model.
 const lightbox = (() => {
   window.openCase = () => false;
   if (!masks) return null;
@@ -82,8 +82,8 @@ const lightbox = (() => {
     const text = make("p", "", make("strong", "", `${name}: ${masks.models[model]}`), ` ${masks.score(shown, model)}`);
     if (shown.masks[model]?.[1] != null) {
       const { missed, extra } = masks.errors(shown, model);
-      const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-      text.append(`; of the object ${percent(missed)} missed, ${percent(extra)} too much`);
+      const part = (share) => (share < 1 ? `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %` : `${share.toFixed(1)} times its area`);
+      text.append(`; of the object ${part(missed)} missed, ${part(extra)} too much`);
     }
     return text;
   };
@@ -148,8 +148,10 @@ const lightbox = (() => {
     const each = protocol ? find(imageId, annotationId, protocol)
       : find(imageId, annotationId, lightbox.protocol) ?? find(imageId, annotationId);
     if (!each) return false;
-    const [a, b] = [modelA, modelB].map((name) => masks.models.indexOf(name));
-    open(each, { a: a < 0 ? state.a : a, b: b < 0 ? state.b : b, view: b < 0 ? "A" : "slider" });
+    const named = [modelA, modelB].filter((name) => name !== undefined);
+    if (named.some((name) => !masks.models.includes(name))) return false;
+    const [a = state.a, b = state.b] = named.map((name) => masks.models.indexOf(name));
+    open(each, { a, b, view: named.length > 1 ? "slider" : "A" });
     return true;
   };
 
@@ -157,13 +159,13 @@ const lightbox = (() => {
   const follow = () => {
     const given = new URLSearchParams(location.hash.slice(1));
     const each = given.has("case") ? find(...given.get("case").split(",")) : undefined;
-    if (!each) {
+    const named = ["a", "b"].filter((name) => given.has(name));
+    if (!each || named.some((name) => !masks.models.includes(given.get(name)))) {
       if (box.open) box.close();
       return;
     }
     if (each === shown && box.open) return;
-    const [a, b] = ["a", "b"].map((name) => masks.models.indexOf(given.get(name)));
-    show(each, { ...(a < 0 ? {} : { a }), ...(b < 0 ? {} : { b }) });
+    show(each, Object.fromEntries(named.map((name) => [name, masks.models.indexOf(given.get(name))])));
   };
 
   slider.addEventListener("input", () => { state.split = Number(slider.value); paint(); });

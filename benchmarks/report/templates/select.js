@@ -143,6 +143,7 @@
       count += page.isShown(name);
     }
     search.value = find;
+    note.hidden = count === names.length;
     summary.textContent = count === names.length ? `All ${count} models` : `${count} of ${names.length} models`;
     page.say(summary.textContent);
   };
@@ -170,11 +171,15 @@
     if (!popup.contains(event.target)) popup.open = false;
   });
   root.addEventListener("themechange", paint);
+  const note = document.createElement("p");
+  note.id = "filter-note";
+  note.className = "muted";
+  note.textContent = "The sentences of this page are about all models, its tables and charts about those shown.";
   const share = page.button("Copy link", async (button) => {
     page.flash(button, (await page.copy(location.href)) ? "Copied" : "The browser refused");
   }, "Copy a link to this selection");
   document.getElementById("selector").append(
-    ...Object.values(menus).map(([frame]) => frame), popup, share,
+    ...Object.values(menus).map(([frame]) => frame), popup, share, note,
   );
 
   const restore = () => {

@@ -60,6 +60,9 @@
   // Rows are hidden by the models and the protocol of the selection, and by the words of a field.
   const makeFilter = (figure, table) => {
     const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+    const counts = [figure, figure.parentElement].flatMap((each) => [
+      ...each.querySelectorAll(":scope > figcaption > .count, :scope > summary > .count"),
+    ]);
     const model = heads.indexOf("Model");
     const protocol = "protocols" in figure.dataset ? heads.indexOf("Protocol") : -1;
     const input = document.createElement("input");
@@ -76,9 +79,12 @@
           && (protocol < 0 || row.cells[protocol].textContent === wanted));
         left += !row.hidden;
       }
+      const all = table.rowsAsMade.length;
+      const text = `(${left === all ? "" : `${left} of `}${all} row${all === 1 ? "" : "s"})`;
+      for (const each of counts) each.textContent = text;
       return left;
     };
-    input.addEventListener("input", () => page.say(`${update()} rows`));
+    input.addEventListener("input", () => page.say(`Rows shown: ${update()}`));
     if (model >= 0 || protocol >= 0) document.documentElement.addEventListener("selectionchange", update);
     const frame = document.createElement("label");
     frame.append("Filter", input);

@@ -92,9 +92,9 @@ def test_the_ledger_is_grouped_by_source_and_counted(kit: Any, ledger: Ledger) -
     sources = [row["source"] for row in rows]
     runs = [s for i, s in enumerate(sources) if i == 0 or sources[i - 1] != s]
     assert len(runs) == len(set(runs))
-    assert table.notes[0].startswith(f"{len(ledger)} claims: 0 of ")
-    assert " of 24 results and conditions of training repeated; 32 of " in table.notes[0]
-    assert "counts of parameters compared (16 reproduced, 16 explained)" in table.notes[0]
+    assert table.notes[0].startswith(f"{len(ledger)} claims. Tested: 0 of ")
+    assert " of 24 results and conditions of training, 32 of " in table.notes[0]
+    assert "counts of parameters (16 reproduced, 16 explained)" in table.notes[0]
     by_id = {verdict.id: verdict.basis for verdict in verdicts}
     assert by_id["mobilesam.table1.encoder-h"] == "count"
     assert by_id["mobilesam.training.images"] == "arithmetic"

@@ -34,7 +34,7 @@ def test_every_claim_has_one_of_the_seven_verdicts(kit: Any, ledger: Ledger) -> 
     assert [v.id for v in verdicts] == list(ledger)
     assert {v.verdict for v in verdicts} <= set(VERDICTS)
     assert sum(tally(verdicts).values()) == len(ledger)
-    assert tally_text(verdicts).startswith(f"{len(ledger)} claims: ")
+    assert tally_text(verdicts).startswith(f"{len(ledger)} claims. Tested: ")
     for verdict in verdicts:
         assert verdict.why
         judged = verdict.verdict in ("reproduced", "explained", "not reproduced")
@@ -70,6 +70,12 @@ def test_a_reading_that_fits_is_named(kit: Any, ledger: Ledger, name: str, readi
     verdict = one(kit.build(), ledger[name])
     assert verdict.verdict == "explained"
     assert reading in verdict.why
+
+
+def test_the_measured_count_is_that_of_the_model_that_runs(kit: Any, ledger: Ledger) -> None:
+    verdict = one(kit.build(), ledger["mobilesam.table1.encoder-h"])
+    assert verdict.verdict == "explained"
+    assert verdict.measured == pytest.approx(637.0, abs=0.1)
 
 
 def test_a_count_changes_its_verdict_with_the_claim(kit: Any, ledger: Ledger, edit: Edit) -> None:

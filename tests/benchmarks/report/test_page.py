@@ -107,6 +107,21 @@ def test_all_sections_and_figures_are_present(make_many: Callable[[int], RunReco
         assert word in parsed.text
 
 
+def test_every_machine_is_named(record: RunRecord) -> None:
+    other = record.environment.model_copy(update={"cpu_features": ("neon",), "load_1min": 7.0})
+    older = record.model_copy(update={"id": "older", "environment": other, "note": "few images"})
+    text = Parsed(page(record, older)).text
+    assert "2 machines or settings, listed under Environment" in text
+    assert "from 2 runs, listed under History" in text
+    table = page(record, older).split('id="t-environment"')[1].split("</figure>")[0]
+    table = Parsed(table.partition("<table>")[2]).text
+    assert {"older", record.id, "neon"} <= set(table.split())
+    assert "7.0" in table
+    assert "few images" not in page(record, older).split('id="findings"')[0]
+    alone = Parsed(page(record)).text
+    assert f"from {record.id}." in alone
+
+
 def test_numbers_match_the_record(record: RunRecord) -> None:
     text = Parsed(page(record)).text
     assert "74.4 [71.4, 76.9]" in text

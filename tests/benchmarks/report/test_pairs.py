@@ -29,10 +29,20 @@ def test_objects_and_pairs_of_a_run(masks_run: Path) -> None:
     json.dumps(data, allow_nan=False)
 
 
+def test_better_objects_are_counted_before_rounding(masks_run: Path) -> None:
+    record = load_record(masks_run)
+    frame = pairs.read_runs([masks_run], [record])
+    frame["iou"] = frame["model"].map({"box": 0.7144, "dummy": 0.704})
+    data = pairs.page_data(record, frame)
+    ((first, *_, n_first, n_second),) = next(iter(data["pairs"].values()))
+    n = next(iter(data["datasets"].values()))["of"]
+    assert (n_first, n_second) == ((n, 0) if first == "box" else (0, n))
+
+
 def test_models_of_different_runs_are_compared_without_a_verdict(masks_run: Path) -> None:
     record = load_record(masks_run).model_copy(update={"comparisons": ()})
     data = pairs.page_data(record, pairs.read_runs([masks_run], [record]))
-    ((*_, n_images, _, measurable),) = next(iter(data["pairs"].values()))
+    ((*_, n_images, _, measurable, _, _),) = next(iter(data["pairs"].values()))
     assert n_images == 2
     assert measurable is None
 

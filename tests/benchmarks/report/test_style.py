@@ -90,3 +90,10 @@ def test_input_sizes_of_a_model_share_its_color() -> None:
         assert styles["mobilesam@512"].marker != styles["mobilesam@768"].marker
         assert len(set(styles.values())) == len(names)
     assert styles["other@256"].color == styles["other"].color
+
+
+def test_input_sizes_differ_beside_every_build_of_the_model() -> None:
+    builds = ["", "-onnx", "-openvino", "-mini", "-fast", "-onnx-int8", "-openvino-int8"]
+    sizes = ["mobilesam-fast@768", "mobilesam-fast@512"]
+    styles = model_styles([*(f"mobilesam{each}" for each in builds), *sizes])
+    assert len({(each.color, each.marker) for each in styles.values()}) == len(styles)

@@ -148,7 +148,7 @@ def test_protocols_without_comparisons_have_ranks_but_no_groups(board: RunRecord
     (table,) = leaderboard_tables(board)
     assert column(table, "Rank", "center")[0] == "1"
     assert set(column(table, "Group", "center")) == {""}
-    assert set(column(table, "Behind best [CI]", "center")[1:]) == {"not compared"}
+    assert set(column(table, "Behind best [CI]", "center")[1:]) == {"not tested"}
     assert any(note.startswith("center has no groups: ") for note in table.notes)
 
 

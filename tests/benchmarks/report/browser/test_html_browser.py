@@ -159,6 +159,20 @@ def test_models_are_searched_and_hidden(many: Path, visit: Callable[..., Any]) -
     assert "grabcut" not in column(page, 0)
 
 
+def test_page_without_any_model_shown(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    drawn_chart(page, "summary")
+    page.locator("#models-filter > summary").click()
+    page.get_by_label("Show only models whose names contain").fill("none of them")
+    page.locator("#summary .plot:visible").get_by_text("none of the models shown").wait_for()
+    assert "(0 of 3 rows)" in str(answer(page).locator("figcaption").first.text_content())
+    assert page.locator("#filter-note").is_visible()
+    page.get_by_label("Show only models whose names contain").fill("")
+    page.locator("#summary .plot:visible svg").wait_for()
+    assert "(3 rows)" in str(answer(page).locator("figcaption").first.text_content())
+    assert not page.locator("#filter-note").is_visible()
+
+
 def zoomed(chart: Any) -> list[float]:
     found: list[float] = chart.evaluate("(node) => [...node.view.scale('x').domain()]")
     return found

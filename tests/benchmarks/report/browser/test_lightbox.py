@@ -53,6 +53,24 @@ def test_order_and_filters(large: Path, visit: Callable[..., Any]) -> None:
     assert str(cards(page).count()) in str(count.text_content())
 
 
+def test_masks_follow_the_answer_and_say_what_they_are_of(
+    large: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(large)
+    recommended = page.locator(".answer:visible").first.get_attribute("data-order")
+    first = page.locator("#gallery-tools").get_by_label("Model A").locator("option:checked")
+    assert str(recommended).startswith(f'["{first.text_content()}"')
+    scope = page.locator("#gallery-scope")
+    assert not scope.is_visible()
+    page.evaluate(
+        "page.data.masked = 'other'; document.documentElement.dispatchEvent("
+        "new Event('selectionchange'))"
+    )
+    assert str(scope.text_content()).startswith(
+        "Masks are stored for other, prompts of box, center"
+    )
+
+
 # Decodes the masks that a lightbox shows, and compares them with the IoU in the record.
 AGREES = """
 () => masks.cases.slice(0, 40).every((each) => each.masks.every((found, model) => {
@@ -178,6 +196,13 @@ def test_case_without_a_picture_opens_nothing(
     assert page.evaluate("openCase(99999, 1, 'box', 'dummy')") is False
     known = "masks.cases[0].image, masks.cases[0].annotation, 'box', 'dummy'"
     assert page.evaluate(f"openCase({known}, 'noc')") is False
+    # Masks of other models are no substitute.
+    assert page.evaluate(f"openCase({known.replace('box', 'mobilesam')})") is False
+    case = page.evaluate(
+        "[masks.cases[0].image, masks.cases[0].annotation, masks.cases[0].protocol]"
+    )
+    page.evaluate(f"location.hash = 'case={','.join(map(str, case))}&a=mobilesam&b=dummy'")
+    page.wait_for_timeout(50)
     page.evaluate("location.hash = 'case=99999,1,box'")
     assert page.get_by_role("dialog").count() == 0
     assert visit(many).evaluate("openCase(1, 1, 'mobilesam', 'box')") is False
