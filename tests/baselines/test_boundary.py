@@ -194,7 +194,7 @@ METHODS = frozenset(
     "postprocess run_network find_masks synchronize modules probes".split()
 )
 BOUNDARIES = frozenset(("adapter_call", "model_call"))
-NOT_ADAPTERS = frozenset(("boundary", "coco_mask", "measure"))
+NOT_ADAPTERS = frozenset(("boundary", "captions", "coco_mask", "measure"))
 
 
 def unguarded(node: ast.AST, *, guarded: bool = False, inside: bool = False) -> Iterator[ast.Call]:
