@@ -180,7 +180,7 @@ def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> tuple[Table, Table]:
         def value(own: Sequence[ClaimVerdict]) -> int | None:
             return tally(own).get(verdict)
 
-        return value_column(verdict.capitalize(), slug(verdict), get=[value], show=str)
+        return value_column(verdict[0].upper() + verdict[1:], slug(verdict), get=[value], show=str)
 
     papers = build_table(
         f"{FOLDER}-verdicts",

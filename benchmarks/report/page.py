@@ -27,6 +27,7 @@ from benchmarks.report.advice import (
 )
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
+from benchmarks.report.labels import prompt_label
 from benchmarks.report.pairs import PageData, page_data, read_runs
 from benchmarks.report.style import DARK, LIGHT, short_names, theme_css, vega_config
 from benchmarks.tables import columns as cells
@@ -227,6 +228,7 @@ def render(
             "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
             "csv": csv,
             "selection": _choices(answers),
+            "prompts": {each.short: prompt_label(each.protocol) for each in protocols(record)},
             "names": short_names(models),
             "pairs": pairs or {"datasets": {}, "pairs": {}},
             "scatter": charts.scatter(),

@@ -90,7 +90,9 @@
     for (const [name, [frame, menu]] of Object.entries(menus)) {
       if (!options[name].includes(selection[name])) [selection[name]] = options[name];
       menu.replaceChildren(...options[name].map((text) => new Option(text)));
+      for (const option of menu.options) option.title = page.data.prompts[option.value] ?? "";
       menu.value = selection[name] ?? "";
+      menu.title = page.data.prompts[menu.value] ?? menu.value;
       frame.hidden = !options[name].length;
     }
   };
