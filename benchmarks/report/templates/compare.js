@@ -86,8 +86,12 @@
     const range = bounds ? ` [${text(bounds[0])}, ${text(bounds[1])}]` : "";
     const apart = measurable ?? (bounds && bounds[0] * bounds[1] > 0);
     const difference = sign * value;
+    const teacher = page.selection.protocol.split(" vs teacher:")[1];
+    const more = teacher
+      ? `agrees ${difference > 0 ? "more" : "less"} with ${teacher}`
+      : `is ${difference > 0 ? "better" : "worse"}`;
     const first = apart
-      ? `${state.a} is ${difference > 0 ? "better" : "worse"} than ${state.b}: `
+      ? `${state.a} ${more} than ${state.b}: `
       : `${state.a} and ${state.b} cannot be distinguished: `;
     const how = measurable === null
       ? "from different runs, not corrected for the number of comparisons"
