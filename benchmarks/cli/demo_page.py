@@ -200,8 +200,12 @@ def make_page(models: Sequence[DemoModel]) -> Any:
         yield [*head, said, *results]
         for index, model in enumerate(models):
             with lock:
-                results[2 * index : 2 * index + 2] = model.segment(image, prompts)
-            yield [*head, said, *results]
+                answer = model.segment(image, prompts)
+            # A picture sent twice is written twice, to the file that a browser may be reading.
+            changes = [gr.skip()] * (len(head) + 1 + len(results))
+            first = len(head) + 1 + 2 * index
+            changes[first : first + 2] = answer
+            yield changes
 
     def clicked(
         image: UInt8Array | None,
