@@ -326,8 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for part, call in parts_of(variant, weights, device, plan, expected):
             left_s = start + arguments.budget - time.monotonic()
             result = found["parts"][part] = run_part(call, left_s, device)
-            told = result.get("why") or f"{result.get('median_ms', result.get('mean_iou')):.4g}"
-            sys.stderr.write(f"{name} {part}: {result['status']}, {told}\n")
+            outcome = result.get("why") or f"{result.get('median_ms', result.get('mean_iou')):.4g}"
+            sys.stderr.write(f"{name} {part}: {result['status']}, {outcome}\n")
             write_document(document, arguments.out, print_it=False)
     document["seconds"] = time.monotonic() - start
     write_document(document, arguments.out)

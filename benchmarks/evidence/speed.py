@@ -22,11 +22,11 @@ limits the first side, which may take minutes an image, to the first images.
 fresh processes with the same threads, weights, images and prompts; a side's time is the median of
 its turns.
 
-`python -m benchmarks.evidence.speed load`: the encoder and the decoder alone, and beside one busy
-process. Each side has a process of its own, and a slowdown is that of calls of the same turn.
+`python -m benchmarks.evidence.speed load`: the encoder and the decoder alone, and while another
+process is busy. Each side has its own process, and a slowdown is that of calls of the same turn.
 Threads of `fast` wait passively, as in all processes of this suite; those of `fast-spinning` and of
-other implementations as they come. `fast-free` has a thread less beside the busy process, as the
-command line chooses when it starts there. A `--nice` process takes less from threads that spin, but
+other implementations as they come. `fast-free` has one thread less while the other process is
+busy, as the command line chooses. A `--nice` process takes less from threads that spin, but
 only where it has the same session: by default, Linux divides processors among sessions first.
 
 `python -m benchmarks.evidence.speed cold-start --weights FILE`: a process that imports, loads and
@@ -615,7 +615,7 @@ def summarise_load(
 
 
 def measure_load(arguments: argparse.Namespace) -> Document:
-    """Times all sides alone and beside a busy process; see the module."""
+    """Times all sides alone and while another process is busy; see the module."""
     weights = arguments.weights = _published_weights(arguments.weights)
     installed = default_names()
     sides = [name for name, side in LOAD_SIDES.items() if side.backend in installed]
@@ -689,7 +689,7 @@ MEASURES = {
     "inference": (measure_inference, "the fast path against the plain modules"),
     "everything": (measure_everything, "segment everything"),
     "evaluation": (measure_evaluation, "`miou` against the usual loop"),
-    "load": (measure_load, "the slowdown beside one busy process"),
+    "load": (measure_load, "the slowdown while another process is busy"),
     "cold-start": (measure_cold_start, "a process that answers one box"),
 }
 

@@ -178,7 +178,7 @@ def _gains(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 class Target(NamedTuple):
-    """A measured value beside its limit, on one processor."""
+    """A measured value and its limit, on one processor."""
 
     what: str
     limit: float

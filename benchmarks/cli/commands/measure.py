@@ -44,7 +44,7 @@ def run(
     data: AccuracyArguments = _ACCURACY,
     output: OutputArguments = _OUTPUT,
     no_report: Annotated[
-        bool, Parameter(group=OUTPUT_GROUP, help="Do not write report.html beside the record.")
+        bool, Parameter(group=OUTPUT_GROUP, help="Do not write report.html next to the record.")
     ] = False,
 ) -> int:
     """Measure everything: parameters, latency and accuracy of every model.
