@@ -23,7 +23,7 @@ from benchmarks.records.run_folder import held
 from benchmarks.report.captions import Caption
 from benchmarks.report.plots import plots_of, write_plots
 from benchmarks.tables.columns import WEIGHTS_COLUMN
-from benchmarks.tables.formatting import escape_markdown
+from benchmarks.tables.formatting import escape_markdown, number
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import model_names, shipped_models_notes
 from benchmarks.tables.record_tables import headline_table, write_tables
@@ -169,11 +169,11 @@ def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence
     )
     env, idle = record.environment, ""
     if env.other_load is not None:
-        idle = f"; other processes used {env.other_load:.2f} of a core"
+        idle = f" (just before, other processes used {env.other_load:.2f} of a core)"
     where = escape_markdown(
-        f"Measured {record.created_utc[:10]} on {env.cpu} ({env.cpu_logical_cores} logical cores, "
-        f"{env.ram_bytes / 2**30:.0f} GiB), {env.threads} threads, torch "
-        f"{env.libraries.get('torch', 'unknown')}{idle}."
+        f"Times measured {record.created_utc[:10]} on {env.cpu} ({env.cpu_logical_cores} logical "
+        f"cores, {number(env.ram_bytes / 2**30)} GiB), {env.threads} threads{idle}; torch "
+        f"{env.libraries.get('torch', 'unknown')}."
     )
     further = "".join(f"- {line}\n" for line in links)
     text = f"{table.to_markdown(heading='')}\n{where} Records: {records}.\n"

@@ -534,7 +534,8 @@ def _dash_if_skipped(column: RowColumn) -> RowColumn:
 def provenance(record: RunRecord) -> tuple[str, ...]:
     """Date, machine, code, data and weights of a run, one plain line each."""
     env = record.environment
-    commit = "commit unknown" if env.git_commit is None else f"commit {env.git_commit[:12]}"
+    unknown = "several commits" if "+" in record.id else "commit unknown"
+    commit = unknown if env.git_commit is None else f"commit {env.git_commit[:12]}"
     dirty = " with uncommitted changes" if env.git_dirty else ""
     datasets = queries.unique(row.dataset for row in record.miou)
     gpu = f"; {', '.join(env.gpu)}" if env.gpu else ""

@@ -157,7 +157,7 @@ def test_update_then_fresh_then_stale(readme: Path, record: RunRecord, tmp_path:
 def test_block_says_where_its_numbers_come_from(record: RunRecord) -> None:
     text = readme_block(record, ["results/runs/a/record.json", "results/runs/b_c/record.json"])
     for part in (
-        "Measured 2026-11-23 on Example CPU \\| 9000",
+        "Times measured 2026-11-23 on Example CPU \\| 9000",
         "4 threads",
         "torch 2.15.0",
         "coco:val2017\\_dev",
