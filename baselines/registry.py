@@ -106,6 +106,11 @@ class ModelEntry:
         licences = {self.licence, self.weights_licence or self.licence}
         return licences <= PERMISSIVE and self.commercial == "yes"
 
+    @property
+    def on_fast_path(self) -> bool:
+        """Whether it runs on `mobilesam.fast`, whose threads take work as they become free."""
+        return self.target.startswith("baselines.mobile_sam_fast:")
+
     def resized(self, side: int) -> ModelEntry:
         """The model at another input size, in pixels, which is part of its name."""
         return replace(self, name=f"{self.name}@{side}", input_size_px=side, own_size_px=None)

@@ -73,7 +73,7 @@ def executed(config: RunConfig, reporter: Reporter) -> Iterator[RunRecord]:
             from benchmarks.latency.idle import wait_until_idle
 
             other_load = wait_until_idle(reporter.say)
-        machine = environment.collect(config.threads, other_load, config.threads_reason)
+        machine = environment.collect(config.threads, other_load, config.threads_reason or None)
         profile = None if config.profile is None else config.profile.name
         record = RecordBuilder(settings, key, machine, config.command, config.note, profile)
         if not (config.out / RECORD_NAME).exists():

@@ -102,7 +102,9 @@ def make_config(
     """
     # A published run waits for idle cores later, and nothing disturbs a count.
     adapt = not publishable and (profile is not None or accuracy is not None)
-    chosen = apply_threads(models, output.out, adapt=adapt)
+    chosen_models = select_models(models) if entries is None else tuple(entries)
+    use_busy = all(entry.on_fast_path for entry in chosen_models)
+    chosen = apply_threads(models, output.out, adapt=adapt, use_busy=use_busy)
     sharding = None
     if scale is not None and accuracy is not None:
         sharding = sharding_config(scale, models)
@@ -113,7 +115,7 @@ def make_config(
     config = RunConfig(
         command=command_text or command_line(),
         note=output.note,
-        models=select_models(models) if entries is None else tuple(entries),
+        models=chosen_models,
         weights_policy=weights_policy(
             models, None if profile is None else profile.fetch_limit_bytes
         ),
@@ -399,13 +401,13 @@ def _check_precision(precision: str) -> str:
 
 
 def apply_threads(
-    models: ModelArguments, run: Path | None = None, *, adapt: bool = True
+    models: ModelArguments, run: Path | None = None, *, adapt: bool = True, use_busy: bool = False
 ) -> ThreadChoice:
     """Chooses the number of threads, and sets it for this process.
 
     Without `--threads` it is that of the record in the folder `run`, if there is one, since results
-    of other threads are not resumed. Otherwise it is the number of cores, or of free cores with
-    `adapt`.
+    of other threads are not resumed. Otherwise it is the number of cores, or with `adapt` that of
+    `OMP_NUM_THREADS`, or of free cores unless `use_busy` is set.
 
     Raises:
         UsageError: Fewer than one.
@@ -418,7 +420,7 @@ def apply_threads(
     elif run is not None and (run / RECORD_NAME).is_file():
         found = ThreadChoice(load_record(run).environment.threads, "as before in this folder")
     elif adapt:
-        found = free_threads()
+        found = free_threads(use_busy=use_busy)
     else:
         found = ThreadChoice(default_threads())
     use_threads(found.threads)

@@ -21,7 +21,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from baselines import exported, sam
+from baselines.interface import ModelOptions
 from benchmarks.latency import timer
+from benchmarks.latency.parameters import count_flops
 from mobilesam.errors import UsageError
 from mobilesam.export import runtime
 from mobilesam.export.int8_network import Int8MobileSam, computes_int8
@@ -177,15 +179,25 @@ _BUILDERS: dict[str, Callable[[Sam], Backend]] = {
     "openvino": partial(_exported, target="openvino"),
     "openvino-bf16": partial(_exported, target="openvino", precision="bf16"),
 }
+# Torch computes all of them, and takes a limit from the environment. Measured with OpenVINO under
+# oneDNN's limit: products go to MLAS, normalisation to code of its own, both in AVX-512.
+_LIMITABLE = (REFERENCE, AUTHORS, "ultralytics", "batches", "folded", "fast")
 
 
-def names() -> tuple[str, ...]:
-    """All backends; each also with `+keep`, in a process that keeps freed buffers."""
-    return (*_BUILDERS, *(f"{name}{_KEEP}" for name in _BUILDERS))
+def names(isa: str | None = None) -> tuple[str, ...]:
+    """All backends; each also with `+keep`, in a process that keeps freed buffers.
+
+    With the name of an instruction set, only those that can be limited to it.
+    """
+    chosen = tuple(_BUILDERS) if isa is None else _LIMITABLE
+    return (*chosen, *(f"{name}{_KEEP}" for name in chosen))
 
 
-def default_names() -> tuple[str, ...]:
-    """The reference, and the other backends that this machine and installation can run."""
+def default_names(isa: str | None = None) -> tuple[str, ...]:
+    """The reference, and the other backends that this machine and installation can run.
+
+    With the name of an instruction set, only those that can be limited to it.
+    """
     chosen = [REFERENCE, "ultralytics", "fast"]
     if importlib.util.find_spec("mobile_sam") is not None:
         chosen.insert(1, AUTHORS)
@@ -196,7 +208,7 @@ def default_names() -> tuple[str, ...]:
         chosen += ["bf16", *(["openvino-bf16"] if "openvino" in chosen else [])]
     if computes_int8() and "openvino" in chosen:
         chosen.append("int8")
-    return tuple(chosen)
+    return tuple(name for name in chosen if isa is None or name in _LIMITABLE)
 
 
 def build(name: str, model: Sam) -> Backend:
@@ -238,6 +250,23 @@ def inference_task(backend: str, weights: str | None) -> Callable[[str], Callabl
         return torch.inference_mode()(lambda: built.decode(embedding, points))
 
     return find_call
+
+
+def isa_task() -> Callable[[str], Callable[[], str]]:
+    """Task for the timing process: the widest vector instructions of torch and its oneDNN."""
+
+    def widest() -> str:
+        found: str = torch.backends.cpu.get_cpu_capability().lower()
+        # oneDNN takes bfloat16 where it may use AVX-512, and nowhere else on x86.
+        return "avx512" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else found
+
+    return lambda _phase: widest
+
+
+def encoder_flops() -> int:
+    """Floating-point operations of MobileSAM's encoder for one image, counted in our modules."""
+    model = sam.build_mobilesam(ModelOptions("mobilesam", device="meta"))
+    return count_flops(model.probes()["image_encoder"][0])[0]
 
 
 def product_task() -> Callable[[str], Callable[[], float]]:

@@ -20,6 +20,7 @@ def measured_on(found: Mapping[str, Any]) -> str:
     features, versions = here.get("cpu_features"), here.get("libraries", {})
     machine = [
         here["cpu"] + (f" ({' '.join(features)})" if features else ""),
+        *([f"limited to {found['isa'].upper()} instructions"] if found.get("isa") else []),
         "1 thread" if here["threads"] == 1 else f"{here['threads']} threads",
         here["allocator"],
     ]

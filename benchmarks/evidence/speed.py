@@ -2,9 +2,11 @@
 
 `python -m benchmarks.evidence.speed inference [--weights FILE]`: the fast inference path against
 the plain modules. Each backend has a process of its own with the system's allocator as it is. The
-processes take turns call by call, and a ratio is that of calls of the same turn. Processor time is
-printed beside wall time: with `--threads 1` it is valid on a busy machine, too (with more threads
-it includes their waiting).
+processes take turns. A turn is a block of calls: the first one, after other processes have had the
+cores and their caches, is reported apart; the median of the next ones is the time of the turn. A
+call of half a second or more is made once a turn, and is both. A ratio is that of the same turn.
+Processor time is printed beside wall time: with `--threads 1` it is valid on a busy machine, too
+(with more threads it includes their waiting).
 
 `python -m benchmarks.evidence.speed everything --limit 10 --base-limit 3`: our generators for
 segment everything against segment-anything's, on the packaged photos unless `--images` and
@@ -23,7 +25,8 @@ fresh processes with the same threads, weights, images and prompts; a side's tim
 its turns.
 
 `python -m benchmarks.evidence.speed load`: the encoder and the decoder alone, and while another
-process is busy. Each side has its own process, and a slowdown is that of calls of the same turn.
+process is busy. Each side has its own process, turns are those of `inference`, and a slowdown is
+that of the same turn.
 Threads of `fast` wait passively, as in all processes of this suite; those of `fast-spinning` and of
 other implementations as they come. `fast-free` has one thread less while the other process is
 busy, as the command line chooses. A `--nice` process takes less from threads that spin, but
@@ -32,6 +35,10 @@ only where it has the same session: by default, Linux divides processors among s
 `python -m benchmarks.evidence.speed cold-start --weights FILE`: a process that imports, loads and
 answers one box, ours against the authors' package, in fresh processes that take turns. One process
 of each side comes before, so that all files are in the disk cache.
+
+With `--isa avx2`, all of them but `evaluation` use no wider vector instructions than AVX2, as on a
+processor without AVX-512. This limits what torch and its oneDNN compute; ONNX Runtime and parts of
+OpenVINO (layer normalisation, products of MLAS) choose their instructions by the processor.
 """
 
 from __future__ import annotations
@@ -63,7 +70,7 @@ from benchmarks.datasets.photos import open_photos
 from benchmarks.debugging import one_line_errors
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evidence import cold_start
-from benchmarks.evidence.backends import REFERENCE, default_names, names
+from benchmarks.evidence.backends import REFERENCE, default_names, encoder_flops, names
 from benchmarks.evidence.competitor import competitor
 from benchmarks.latency import controller
 from benchmarks.latency.controller import WorkerError, fresh_processes, run_task
@@ -72,8 +79,8 @@ from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, selec
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads, use_threads
-from benchmarks.records.statistics import Spread, median_spread, spread_fields
-from mobilesam.errors import WeightsError
+from benchmarks.records.statistics import Samples, Spread, median_spread, spread_fields
+from mobilesam.errors import UsageError, WeightsError
 from mobilesam.weights.cache import digest_file
 
 Document = dict[str, Any]
@@ -85,9 +92,20 @@ MATCH_IOU = 0.95
 LIMITS = (10, 100, 1000)
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
 TOLERANCE = 1e-3
-_LONG_CALL_MS = 2000.0
+BLOCK = {"block_ms": 150.0, "long_ms": 500.0}
+"""A turn: a first call, then three or more for `block_ms`; calls of `long_ms` are not repeated."""
+TURN = ("ms", "cpu_ms", "first_ms", "faults")
+"""What a turn gives; all but `first_ms` are medians of the repeated calls."""
 _AS_IT_COMES: Variables = {WAIT_POLICY: None}
 """Threads wait as they do for users of the libraries, not as in other processes of this suite."""
+ISA: Mapping[str, Mapping[str, str]] = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+"""Variables that limit the vector instructions of torch, of its oneDNN and of MKL."""
 LOOPS = {"as it comes": False, "with kept buffers": True}
 """Whether the loop keeps freed buffers, as `miou` does."""
 
@@ -97,12 +115,12 @@ LOOPS = {"as it comes": False, "with kept buffers": True}
 
 @dataclass
 class Timings:
-    """Calls of one backend in one task; `ms` and `cpu_ms` by process."""
+    """Turns of one backend in one task by process: medians of repeated calls, and first calls."""
 
     ms: list[list[float]] = field(default_factory=list)
     cpu_ms: list[list[float]] = field(default_factory=list)
-    faults: list[int] = field(default_factory=list)
-    first_ms: list[float] = field(default_factory=list)
+    first_ms: list[list[float]] = field(default_factory=list)
+    faults: list[list[float]] = field(default_factory=list)
     output: Float32Array | None = None
 
 
@@ -117,8 +135,8 @@ def time_backends(
 ) -> dict[str, dict[str, Timings]]:
     """Times all backends in turns, in several sets of fresh processes: timings by task and backend.
 
-    Each process makes `n_turns` timed calls of each task (`encoder` or `decoder-N`), after two that
-    are not timed, or one that takes seconds. Without a checkpoint the weights are random.
+    Each process has `n_turns` timed turns of each task (`encoder` or `decoder-N`), after one that
+    is not timed. Without a checkpoint the weights are random.
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
     rng = np.random.default_rng(0)
@@ -142,17 +160,13 @@ def time_backends(
                     raise WorkerError(f"{name}: {error}") from error
             for task, timings in found.items():
                 for name, worker in workers.items():
-                    # The first call includes what happens once, such as compiling.
-                    timings[name].first_ms.append(worker.ask("call", phase=task)["ms"])
-                    if timings[name].first_ms[-1] < _LONG_CALL_MS:
-                        worker.ask("call", phase=task)
-                    timings[name].ms.append([])
-                    timings[name].cpu_ms.append([])
+                    worker.ask("call", phase=task, **BLOCK)  # compiles, fills caches
+                    for key in TURN:
+                        getattr(timings[name], key).append([])
                 for name in controller.turns(lambda: tuple(backends), n_turns, rng):
-                    took = workers[name].ask("call", phase=task)
-                    timings[name].ms[-1].append(took["ms"])
-                    timings[name].cpu_ms[-1].append(took["cpu_ms"])
-                    timings[name].faults.append(int(took["faults"]))
+                    took = workers[name].ask("call", phase=task, **BLOCK)
+                    for key in TURN:
+                        getattr(timings[name], key)[-1].append(took[key])
                 for name, worker in workers.items():
                     worker.ask("output", path=str(output))
                     timings[name].output = np.load(output)
@@ -160,7 +174,7 @@ def time_backends(
 
 
 def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
-    """One row for each task and backend; ratios are of calls of the same turn."""
+    """One row for each task and backend; ratios are of the same turn."""
     rows = []
     for task, backends in found.items():
         plain = backends[REFERENCE]
@@ -173,18 +187,23 @@ def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
                 {
                     "task": task,
                     "side": name,
-                    "ms": statistics.median(np.concatenate(own.ms)),
-                    "first_ms": statistics.median(own.first_ms),
-                    "ratio": float(np.median(np.concatenate(ratios))),
+                    "ms": _median(own.ms),
+                    "first_of_turn_ms": _median(own.first_ms),
+                    "ratio": _median(ratios),
                     **spread_fields(median_spread(ratios)),
-                    "cpu_ratio": float(np.median(np.concatenate(cpu_ratios))),
-                    "page_faults": statistics.median(own.faults),
+                    "cpu_ratio": _median(cpu_ratios),
+                    "page_faults": _median(own.faults),
                     "max_difference": float(difference.max()),
                     "mean_difference": float(difference.mean()),
                     "mean_magnitude": float(np.abs(plain.output).mean()),
                 }
             )
     return rows
+
+
+def _median(samples: Samples) -> float:
+    """Median of all turns of all processes."""
+    return float(np.median(np.concatenate(samples)))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -198,7 +217,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         elif row["range"] is not None:
             ratio += " ({:.2f} to {:.2f})".format(*row["range"])
         print(  # noqa: T201
-            f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {row['first_ms']:9.1f} "
+            f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {row['first_of_turn_ms']:9.1f} "
             f"{ratio:>20} {row['cpu_ratio']:12.2f} {row['page_faults']:12.0f} "
             f"{row['max_difference']:11.1e} {row['mean_difference']:12.1e}"
         )
@@ -225,13 +244,23 @@ def measure_inference(arguments: argparse.Namespace) -> Document:
     settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
     sides, tasks, n_turns = arguments.sides, arguments.tasks, arguments.turns
     rows = summarise(time_backends(sides, tasks, weights, **settings, n_turns=n_turns))
-    product_task = "benchmarks.evidence.backends:product_task"
-    rates = [
-        run_task(product_task, arguments.threads)["value"] for _ in range(settings["processes"])
-    ]
     print_rows(rows)
-    found = {"product_gflops": statistics.median(rates), "rows": rows}
-    return {**settings, "turns": n_turns, "weights": _sha256(weights), **found}
+    return {
+        **settings,
+        "turns": n_turns,
+        "block": BLOCK,
+        "weights": _sha256(weights),
+        "product_gflops": _product_gflops(arguments),
+        "encoder_flops": encoder_flops(),
+        "rows": rows,
+    }
+
+
+def _product_gflops(arguments: argparse.Namespace) -> float:
+    """Median rate of a product of 2048 x 2048 over fresh processes."""
+    task = "benchmarks.evidence.backends:product_task"
+    found = [run_task(task, arguments.threads)["value"] for _ in range(arguments.processes)]
+    return float(statistics.median(found))
 
 
 # --- segment everything ---------------------------------------------------------------------------
@@ -557,7 +586,7 @@ LOAD_SIDES = {
 def time_under_load(
     sides: Sequence[str], arguments: argparse.Namespace
 ) -> dict[str, dict[str, dict[bool, list[list[float]]]]]:
-    """Milliseconds of all calls by task, side and whether a process competes, and by process."""
+    """Milliseconds of all turns by task, side and whether a process competes, and by process."""
     found: dict[str, dict[str, dict[bool, list[list[float]]]]] = {
         task: {side: {False: [], True: []} for side in sides} for task in arguments.tasks
     }
@@ -578,7 +607,7 @@ def time_under_load(
             for task, calls in found.items():
                 sys.stderr.write(f"processes {process} of {arguments.processes}: {task}\n")
                 for name, worker in workers.items():
-                    worker.ask("call", phase=task)  # not timed
+                    worker.ask("call", phase=task, **BLOCK)  # not timed
                     for ms in calls[name].values():
                         ms.append([])
                 for _ in range(arguments.turns):
@@ -586,7 +615,7 @@ def time_under_load(
                         other.compete(wanted=busy)
                         for name in controller.shuffled(sides, rng):
                             if busy or not LOAD_SIDES[name].only_free:
-                                took = workers[name].ask("call", phase=task)["ms"]
+                                took = workers[name].ask("call", phase=task, **BLOCK)["ms"]
                                 calls[name][busy][-1].append(took)
                 other.compete(wanted=False)
     return found
@@ -605,9 +634,9 @@ def summarise_load(
                 {
                     "task": task,
                     "side": name,
-                    "alone_ms": statistics.median(np.concatenate(alone)),
-                    "loaded_ms": statistics.median(np.concatenate(own[True])),
-                    "slowdown": float(np.median(np.concatenate(ratios))),
+                    "alone_ms": _median(alone),
+                    "loaded_ms": _median(own[True]),
+                    "slowdown": _median(ratios),
                     **spread_fields(median_spread(ratios)),
                 }
             )
@@ -617,7 +646,7 @@ def summarise_load(
 def measure_load(arguments: argparse.Namespace) -> Document:
     """Times all sides alone and while another process is busy; see the module."""
     weights = arguments.weights = _published_weights(arguments.weights)
-    installed = default_names()
+    installed = default_names(arguments.isa)
     sides = [name for name, side in LOAD_SIDES.items() if side.backend in installed]
     rows = summarise_load(time_under_load(sides, arguments))
     settings = {name: getattr(arguments, name) for name in ("processes", "turns", "nice")}
@@ -709,7 +738,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
         each.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
         each.add_argument("--processes", type=int, default=n_processes)
-        each.add_argument("--turns", type=int, default=3, help="timed calls a process")
+        each.add_argument("--turns", type=int, default=3, help="timed turns a process")
     inference.add_argument("--sides", help=f"backends by commas; of {', '.join(names())}")
     load.add_argument("--nice", type=int, default=0, help="niceness of the busy process")
     cold.add_argument("--weights", type=Path, required=True)
@@ -727,6 +756,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     everything.add_argument("--points-per-side", type=int, help="a smaller grid")
     evaluation.add_argument("--turns", type=int, default=1)
     evaluation.add_argument("--models", default="mobilesam,mobilesam-fast", help="by commas")
+    for each in (inference, everything, load, cold):
+        each.add_argument("--isa", choices=ISA, help="widest vector instructions to use")
     for each in commands.choices.values():
         each.add_argument("--threads", type=int, default=default_threads())
         each.add_argument("--out", type=Path, help="write the result to a file")
@@ -740,10 +771,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
         parser.error(f"{arguments.out.parent} is no folder; make it, or choose another --out")
     if arguments.command == "inference":
-        given = arguments.sides.split(",") if arguments.sides else default_names()
-        unknown = sorted(set(given) - set(names()))
-        if unknown:
-            parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(names())}")
+        isa = arguments.isa
+        given = arguments.sides.split(",") if arguments.sides else default_names(isa)
+        for side in given:
+            if side not in names():
+                parser.error(f"unknown side {side!r}; choose from {', '.join(names())}")
+            if isa is not None and side not in names(isa):
+                able = ", ".join(names(isa))
+                parser.error(f"{side} cannot be limited to {isa}; choose from {able}")
         arguments.sides = tuple(dict.fromkeys((REFERENCE, *given)))
     if arguments.command in ("inference", "load"):
         arguments.tasks = arguments.tasks.split(",")
@@ -764,13 +799,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _limit(isa: str) -> None:
+    """Limits the vector instructions of the processes to come; a UsageError if they use others."""
+    os.environ.update(ISA[isa])
+    if (found := run_task("benchmarks.evidence.backends:isa_task", 1)["value"]) != isa:
+        raise UsageError(f"--isa {isa}: torch uses {found} in spite of {', '.join(ISA[isa])}")
+
+
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     arguments = _parse(argv)
     use_threads(arguments.threads)
+    if (isa := getattr(arguments, "isa", None)) is not None:
+        _limit(isa)
     other_load = wait_if_published(arguments.out)
     found = MEASURES[arguments.command][0](arguments)
+    found["isa"] = isa
     found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
     write_document(found, arguments.out, print_it=arguments.command != "inference")
     return 0

@@ -2,29 +2,36 @@
 
 `python -m benchmarks.evidence.speed_page` writes `docs/speed.md`; a test fails when it is stale.
 Results are `results/speedups/KIND*.json`, of one run each: a file for each processor, which its
-environment names. What is not measured is left out.
+environment names. Accuracies are those of the runs `results/runs/speed-accuracy-*`. What is not
+measured is left out. `speed_limits.toml` says why targets are missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.evaluation.comparison import compare_models
 from benchmarks.evidence.pages import ROOT, render, write_page
-from benchmarks.evidence.publish import readme_block
 from benchmarks.evidence.speed import ratios_of_images, spread_of_images
 from benchmarks.records.documents import read_document
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
-from benchmarks.records.statistics import MIN_PROCESSES, Spread
+from benchmarks.records.record import RECORD_NAME, MiouRow
+from benchmarks.records.statistics import MIN_PROCESSES, Interval, Spread
+from benchmarks.regression.compare import Run, load_run
+from benchmarks.tables.formatting import interval, number, percent
+from mobilesam.errors import DataError
 
 Document = Mapping[str, Any]
 Results = Mapping[str, Sequence[Document]]
 """Documents by kind."""
 
 RESULTS, PAGE = Path("results/speedups"), Path("docs/speed.md")
-BACKENDS = Path("results/runs/cpu-2core-backends")
-"""Committed run of all models that run MobileSAM's weights."""
+RUNS, ACCURACY = Path("results/runs"), "speed-accuracy-*"
+BASE = "mobilesam-fast"
+"""Other models of the same weights are compared with it, on the same prompts."""
 KINDS = {
     "inference": ("inference",),
     "everything": ("everything", "hierarchical"),
@@ -35,7 +42,11 @@ _KIND = "speed benchmark"
 _INT8 = ("int8", "openvino-int8", "onnx-int8")
 _STEPS = ("plain", "batches", "folded", "fast")
 _OTHERS = ("authors", "onnx", "openvino")
-_TASKS = ("encoder", "decoder-1", "decoder-64")
+_TASKS = {
+    "encoder": "encoder, 1024 px",
+    "decoder-1": "decoder, 1 prompt",
+    "decoder-64": "decoder, 64 prompts",
+}
 _MIN_RECALL_IMAGES = 30
 
 
@@ -102,41 +113,102 @@ def load_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def processor(found: Document) -> str:
-    """The vector instructions of the processor of a result, which determine its speed."""
-    features = found["environment"].get("cpu_features", ())
+    """The vector instructions that a result used, which determine its speed."""
+    features = () if found.get("isa") else found["environment"].get("cpu_features", ())
     return next((name for key, name in (("amx_tile", "AMX"), ("avx512f", "AVX-512"))
                  if key in features), "AVX2")  # fmt: skip
 
 
-def page(folder: Path, run: Path) -> str:
-    """The Markdown of the page, without the benchmarks and the run whose files are missing."""
-    results = load_results(folder)
-    record = load_record(run) if (run / RECORD_NAME).is_file() else None
-    path = (Path("..") / BACKENDS / RECORD_NAME).as_posix()
-    flops = None if record is None else _encoder_flops(record)
+def page(folder: Path, runs: Path) -> str:
+    """The Markdown of the page, without the benchmarks and runs whose files are missing."""
+    results, accuracies = load_results(folder), load_accuracies(runs)
     return render(
         "speed.md",
         f"{folder} holds what is no result of a {_KIND}",
         results=results,
         processor=processor,
-        record=None if record is None else readme_block(record, [path]),
+        accuracies=accuracies,
+        base=BASE,
+        percent=percent,
+        number=number,
+        points=lambda value, ends: interval(
+            100 * value, ends and (100 * ends[0], 100 * ends[1]), 2
+        ),
         gains=_gains,
-        targets=lambda found: _targets(found, flops),
+        limited=_limited,
+        targets=[target.cells for target in targets(results, accuracies)],
         bounds=_bounds,
         kind_of_bounds=_kind_of_bounds,
         steps=_steps,
         all_steps=_STEPS,
-        tasks=_TASKS,
+        task_names=_TASKS,
+        faults=_faults,
+        thread_choice=_thread_choice,
         spreads=_spreads,
         spread_text=_spread_text,
         least=MIN_PROCESSES,
     )
 
 
-def _encoder_flops(record: RunRecord) -> int | None:
-    """Operations of MobileSAM's encoder for one image, as counted by a committed run."""
-    rows = (row for row in record.params if row.model == "mobilesam")
-    return next((row.flops for row in rows if row.component == "image_encoder"), None)
+class Accuracy(NamedTuple):
+    """A model's mIoU, and its difference from `BASE` on the same prompts; fractions."""
+
+    model: str  # with its precision, unless that is float32
+    row: MiouRow
+    folder: str
+    environment: dict[str, Any]
+    difference: float
+    ci95: Interval | None
+
+
+def load_accuracies(folder: Path) -> list[Accuracy]:
+    """The models of all runs `speed-accuracy-*` in a folder, by dataset and prompt.
+
+    Raises:
+        DataError: A run has no instances, or other prompts than those of `BASE`.
+    """
+    rows: list[tuple[str, MiouRow, str, Run]] = []
+    for path in sorted(folder.glob(f"{ACCURACY}/{RECORD_NAME}")):
+        run = load_run(path)
+        precision = run.record.config.get("precision", "fp32")
+        suffix = "" if precision == "fp32" else f", {precision}"
+        rows += [
+            (row.model + suffix, row, path.parent.name, run)
+            for row in run.record.miou
+            if row.miou is not None
+        ]
+    bases = {_prompts(row): (row, run) for model, row, _, run in rows if model == BASE}
+    found = []
+    for model, row, name, run in rows:
+        if _prompts(row) not in bases:
+            raise DataError(f"{name}: no run of {BASE} has the prompts of {model}; run it as well")
+        base = bases[_prompts(row)]
+        difference, ci95 = (0.0, None) if row is base[0] else _difference((row, run), base)
+        environment = run.record.environment.model_dump(mode="json")
+        found.append(Accuracy(model, row, name, environment, difference, ci95))
+    return sorted(found, key=lambda each: (each.row.dataset, each.row.protocol, each.model != BASE))
+
+
+def _prompts(row: MiouRow) -> tuple[str | None, str, str]:
+    """What rows have in common that are compared in pairs."""
+    return row.manifest_sha256, row.protocol, row.reference
+
+
+def _difference(
+    own: tuple[MiouRow, Run], base: tuple[MiouRow, Run]
+) -> tuple[float, Interval | None]:
+    """Mean paired difference from the base, and its 95 % interval."""
+    import pandas as pd
+
+    sides = []
+    for side, (row, run) in (("own", own), ("base", base)):
+        if run.instances is None:
+            raise DataError(f"run {run.record.id} has no instances; run miou again")
+        task = run.instances[["model", "protocol", "reference"]]
+        mine = (task == [row.model, row.protocol, row.reference]).all(axis=1)
+        sides.append(run.instances[mine].assign(model=side))
+    (pair,) = compare_models(pd.concat(sides), dataset=own[0].dataset)
+    return pair.difference, pair.ci95
 
 
 def _gain(found: Document, gain: Gain) -> float | None:
@@ -162,6 +234,16 @@ def _processors(results: Results) -> list[str]:
     return list(dict.fromkeys(processor(each) for kind in kinds for each in results[kind]))
 
 
+def _limited(results: Results) -> list[str]:
+    """Benchmarks with fewer vector instructions than their processor has, as printed."""
+    return [
+        f"{kind}: {found['isa'].upper()} instructions only, on a processor with AVX-512"
+        for kind, documents in results.items()
+        for found in documents
+        if found.get("isa") and "avx512f" in found["environment"].get("cpu_features", ())
+    ]
+
+
 def _gains(results: Results) -> tuple[list[str], list[list[str]]]:
     """Processors, and the cells of the table of gains: what, a ratio for each processor, how."""
     processors, rows = _processors(results), []
@@ -181,11 +263,13 @@ class Target(NamedTuple):
     """A measured value and its limit, on one processor."""
 
     what: str
+    processor: str
     limit: float
     value: float
     is_most: bool = False  # the limit is the largest value allowed
-    unit: str = "x"
-    bound: str = ""  # what bounds it, if the target is missed
+    unit: str = " x"
+    bounds: Interval | None = None
+    why: str = ""  # from the numbers, if it is missed
 
     @property
     def reached(self) -> bool:
@@ -193,85 +277,134 @@ class Target(NamedTuple):
         return self.value <= self.limit if self.is_most else self.value >= self.limit
 
     @property
+    def outcome(self) -> str:
+        """Whether it is reached, and by its interval; why not, and what was tried."""
+        if self.reached:
+            ends = self.bounds or (self.value, self.value)
+            certain = ends[1] <= self.limit if self.is_most else ends[0] >= self.limit
+            return "reached" if certain else "reached, but its interval goes beyond"
+        reasons = (self.why, limits().get((self.what, self.processor), ""))
+        return "; ".join(("missed", *filter(None, reasons)))
+
+    @property
     def cells(self) -> list[str]:
-        """Cells of the table after the first: limit, value, outcome."""
-        form = ("{:.0%}" if self.unit == "%" else "{:.3g}") + (" x" if self.unit == "x" else "")
+        """Cells of the table: what, limit, value, outcome."""
+        if self.unit == "%":
+            limit, value = f"{self.limit:.0%}", f"{self.value:.1%}"
+        elif self.unit == " points":
+            limit, value = f"{self.limit:g}{self.unit}", interval(self.value, self.bounds, 2)
+        else:
+            limit, value = f"{self.limit:.3g}{self.unit}", f"{self.value:.3g}{self.unit}"
         sign = "at most " if self.is_most else "at least "
-        outcome = "reached" if self.reached else f"missed{self.bound and '; ' + self.bound}"
-        value = f"{self.value:.1%}" if self.unit == "%" else form.format(self.value)
-        return [sign + form.format(self.limit), value, outcome]
+        return [f"{self.what}, {self.processor}", sign + limit, value, self.outcome]
 
 
-_ARITHMETIC = "matrix products, which run at the speed of the processor, are most of the time"
-_ROUNDING = "operations other than products gain nothing from fewer bits"
+@cache
+def limits() -> dict[tuple[str, str], str]:
+    """Why targets are missed and what was tried, by target and processor."""
+    text = Path(__file__).with_name("speed_limits.toml").read_text(encoding="utf-8")
+    return {(e["target"], name): e["why"] for e in tomllib.loads(text)["limits"]
+            for name in e["processors"]}  # fmt: skip
 
 
-def _targets(results: Results, flops: int | None) -> list[list[str]]:
-    """Rows of the table of targets, by processor."""
-    rows = []
-    for name in _processors(results):
-        own = {
-            kind: [each for each in documents if processor(each) == name]
-            for kind, documents in results.items()
-        }
-        found = _targets_of(own, flops, wide=name != "AVX2")
-        rows += [[f"{target.what}, {name}", *target.cells] for target in found]
-    return rows
-
-
-def _targets_of(own: Results, flops: int | None, *, wide: bool) -> list[Target]:
-    """The targets of issue 24 for which a processor has results."""
+def targets(results: Results, accuracies: Sequence[Accuracy]) -> list[Target]:
+    """The targets of issue 24 that have results, by processor."""
     found: list[Target] = []
-    for each in own["inference"]:
-        ms = {(row["task"], row["side"]): row["ms"] for row in each["rows"]}
-        rate = each.get("product_gflops")
-        if flops is not None and rate is not None and ("encoder", "fast") in ms:
-            share = flops / ms["encoder", "fast"] / 1e6 / rate
-            found.append(Target("encoder, rate of a 2048 x 2048 product", 0.75, share, unit="%"))
-        for what, limit, task, sides, bound in (
-            ("encoder, float32", None if wide else 2.8, "encoder", ("fast",), _ARITHMETIC),
-            (
-                "encoder, int8",
-                5.0 if wide else None,
-                "encoder",
-                ("int8", "openvino-int8", "onnx-int8"),
-                _ROUNDING,
-            ),
-            ("encoder, bfloat16", 6.0, "encoder", ("bf16", "openvino-bf16"), _ROUNDING),
-            ("decoder, 1 prompt", 3.0, "decoder-1", ("fast",), ""),
-            ("decoder, 64 prompts", 8.0 if wide else 6.0, "decoder-64", ("fast",), _ARITHMETIC),
-        ):
-            ratio = _gain(each, Gain(what, "", "inference", task, sides))
-            if limit is not None and ratio is not None:
-                found.append(Target(what, limit, ratio, bound=bound))
-    for each in own["everything"]:
-        sides = each["sides"]
-        ours, fewer = sides.get("grid"), sides.get("hierarchical")
-        if ours is not None and each["base"].startswith("reference"):
-            found.append(Target("everything, default grid", 8.0, ours["times_quicker"]))
-            least = min(ours["ours_among_theirs"], ours["theirs_among_ours"])
-            found.append(Target("its masks matched both ways", 0.99, least, unit="%"))
-        compared = fewer and (fewer if each["base"] == "grid" else fewer.get("against_grid"))
-        if fewer and compared and ours is not None:
-            found.append(Target("hierarchical grid against it", 2.5, compared["times_quicker"]))
-            share = compared["theirs_among_ours"]
-            found.append(Target("masks of the grid that it finds", 0.95, share, unit="%"))
-            n_images = len(each["images"])
-            if n_images >= _MIN_RECALL_IMAGES and ours["images"] == fewer["images"] == n_images:
-                lost = ours["average_recall"]["1000"] - fewer["average_recall"]["1000"]
-                found.append(Target("AR@1000 that it loses", 0.005, lost, True, ""))
-    for each in own["load"]:
-        slowdowns = {(row["task"], row["side"]): row["slowdown"] for row in each["rows"]}
-        for task in _TASKS:
-            others = [slowdowns[task, s] for s in _OTHERS if (task, s) in slowdowns]
-            if others and (task, "fast") in slowdowns:
-                value = slowdowns[task, "fast"]
-                what = f"{task.replace('-', ', ')}, slowdown beside a busy process"
-                found.append(Target(what, min(others), value, True))
-    for each in own["cold-start"]:
-        share = next(row["share"] for row in each["rows"] if row["side"] == "fast")
-        found.append(Target("cold start, share of the authors' time", 0.6, share, True, "%"))
-    return found
+    for name in _processors(results):
+        for kind, of_kind in _TARGETS.items():
+            for each in results[kind]:
+                if processor(each) == name:
+                    found += of_kind(each, name)
+    lost = (_accuracy_target(each) for each in accuracies)
+    return [*found, *(each for each in lost if each is not None)]
+
+
+def _inference_targets(found: Document, name: str) -> Iterator[Target]:
+    ms = {(row["task"], row["side"]): row["ms"] for row in found["rows"]}
+    own, bound = ms.get(("encoder", "fast")), ""
+    if own is not None and found.get("product_gflops") and found.get("encoder_flops"):
+        least = found["encoder_flops"] / found["product_gflops"] / 1e6
+        gflop = found["encoder_flops"] / 1e9
+        why = (
+            f"products and convolutions are {gflop:.1f} GFLOP, {least:.0f} ms at that rate; "
+            f"all of the encoder takes {own:.0f} ms"
+        )
+        what = "encoder, share of the rate of a 2048 x 2048 product"
+        yield Target(what, name, 0.75, least / own, unit="%", why=why)
+        if (base := ms.get(("encoder", "authors"), ms.get(("encoder", "plain")))) is not None:
+            bound = f"at the full rate of that product it would be {base / least:.2f} x"
+    wide = name != "AVX2"
+    for what, limit, task, sides, why in (
+        ("encoder, float32", None if wide else 2.8, "encoder", ("fast",), bound),
+        ("encoder, int8", 5.0 if wide else None, "encoder", _INT8, ""),
+        ("encoder, bfloat16", 6.0, "encoder", ("bf16", "openvino-bf16"), ""),
+        ("decoder, 1 prompt", 3.0, "decoder-1", ("fast",), ""),
+        ("decoder, 64 prompts", 8.0 if wide else 6.0, "decoder-64", ("fast",), ""),
+    ):
+        ratio = _gain(found, Gain(what, "", "inference", task, sides))
+        if limit is not None and ratio is not None:
+            yield Target(what, name, limit, ratio, why=why)
+
+
+def _everything_targets(found: Document, name: str) -> Iterator[Target]:
+    sides = found["sides"]
+    ours, fewer = sides.get("grid"), sides.get("hierarchical")
+    if ours is not None and found["base"].startswith("reference"):
+        yield Target("everything, default grid", name, 8.0, ours["times_quicker"])
+        least = min(ours["ours_among_theirs"], ours["theirs_among_ours"])
+        yield Target("its masks matched both ways", name, 0.99, least, unit="%")
+    compared = fewer and (fewer if found["base"] == "grid" else fewer.get("against_grid"))
+    if fewer and compared and ours is not None:
+        yield Target("hierarchical grid against it", name, 2.5, compared["times_quicker"])
+        share = compared["theirs_among_ours"]
+        yield Target("masks of the grid that it finds", name, 0.95, share, unit="%")
+        n_images = len(found["images"])
+        if n_images >= _MIN_RECALL_IMAGES and ours["images"] == fewer["images"] == n_images:
+            lost = ours["average_recall"]["1000"] - fewer["average_recall"]["1000"]
+            yield Target("AR@1000 that it loses", name, 0.005, lost, is_most=True, unit="")
+
+
+def _load_targets(found: Document, name: str) -> Iterator[Target]:
+    slowdowns = {(row["task"], row["side"]): row["slowdown"] for row in found["rows"]}
+    for task, noun in _TASKS.items():
+        others = [slowdowns[task, side] for side in _OTHERS if (task, side) in slowdowns]
+        if others and (task, "fast") in slowdowns:
+            what = f"{noun}, slowdown beside a busy process"
+            yield Target(what, name, min(others), slowdowns[task, "fast"], is_most=True)
+
+
+def _cold_start_targets(found: Document, name: str) -> Iterator[Target]:
+    share = next(row["share"] for row in found["rows"] if row["side"] == "fast")
+    what = "cold start, share of the authors' time"
+    yield Target(what, name, 0.6, share, is_most=True, unit="%")
+
+
+_TARGETS: Mapping[str, Callable[[Document, str], Iterator[Target]]] = {
+    "inference": _inference_targets,
+    "everything": _everything_targets,
+    "load": _load_targets,
+    "cold-start": _cold_start_targets,
+}
+_ACCURACY_TARGETS = {
+    f"{BASE}-unpadded": ("without padding", 0.3),
+    f"{BASE}, bf16": ("encoder, bfloat16", 0.3),
+    "mobilesam-openvino-int8": ("encoder, int8", 0.5),
+}
+"""What a model has been changed in, and the points of mIoU that it may lose on `_JUDGED`."""
+_JUDGED = ("coco:val2017_dev", "box", "ground-truth")
+
+
+def _accuracy_target(found: Accuracy) -> Target | None:
+    row = found.row
+    if (row.dataset, row.protocol, row.reference) != _JUDGED:
+        return None
+    if found.model not in _ACCURACY_TARGETS:
+        return None
+    what, limit = _ACCURACY_TARGETS[found.model]
+    lost = None if found.ci95 is None else (-100 * found.ci95[1], -100 * found.ci95[0])
+    where = processor({"environment": found.environment})
+    return Target(f"{what}, mIoU lost on val2017_dev", where, limit, -100 * found.difference,
+                  is_most=True, unit=" points", bounds=lost)  # fmt: skip
 
 
 def _spread_text(spread: Spread | None) -> str:
@@ -307,6 +440,17 @@ def _steps(found: Document, task: str) -> dict[str, tuple[float, float]]:
     return {side: (r, r / last) for (side, r), last in zip(ratios.items(), before, strict=False)}
 
 
+def _faults(found: Document) -> dict[str, float]:
+    """Page faults of a call of the encoder: segment-anything's modules (`plain`), and ours."""
+    return {row["side"]: row["page_faults"] for row in found["rows"] if row["task"] == "encoder"}
+
+
+def _thread_choice(found: Document) -> list[bool]:
+    """For each task, whether ours was faster under load with all threads than with fewer."""
+    ms = {(row["task"], row["side"]): row["loaded_ms"] for row in found["rows"]}
+    return [ms[task, "fast"] < fewer for (task, side), fewer in ms.items() if side == "fast-free"]
+
+
 def _spreads(found: Document) -> dict[str, Spread]:
     """Spreads of the ratios of the sides, from the times: older documents hold other intervals."""
     base = found["sides"][found["base"]]["seconds"]
@@ -318,4 +462,4 @@ def _spreads(found: Document) -> dict[str, Spread]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(write_page(PAGE, page(ROOT / RESULTS, ROOT / BACKENDS)))
+    raise SystemExit(write_page(PAGE, page(ROOT / RESULTS, ROOT / RUNS)))

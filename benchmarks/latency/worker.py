@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import json
 import os
+import statistics
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ import numpy as np
 import psutil
 
 Call = Callable[[], Any]
+_BLOCK_CALLS = 3
 Answer = dict[str, Any]
 
 
@@ -348,12 +350,33 @@ class Server:
         """Calls a phase once, with the garbage collector as it is, and keeps what it returns.
 
         Returns wall and processor time in milliseconds, and the page faults served without a disk.
+        With `block_ms` the call is repeated: see `_call_block`.
         """
-        call, found = self.subject.find_call(request["phase"], None), []
+        call = self.subject.find_call(request["phase"], None)
         with self.subject.boundary(request["phase"]):
-            faults, cpu_ns = _page_faults(), time.process_time_ns()
-            ms = timer.time_once(lambda: found.append(call()), self.subject.synchronize)
-            cpu_ms = (time.process_time_ns() - cpu_ns) * timer.MS
+            if "block_ms" in request:
+                return self._call_block(call, request["block_ms"], request["long_ms"])
+            return self._call_once(call)
+
+    def _call_block(self, call: Call, block_ms: float, long_ms: float) -> Answer:
+        """Calls once as `first_ms`, then at least three times and for `block_ms`: their medians.
+
+        A first call of `long_ms` or more is not repeated, and counts as both.
+        """
+        first = self._call_once(call)
+        calls: list[Answer] = []
+        if first["ms"] < long_ms:
+            while len(calls) < _BLOCK_CALLS or sum(each["ms"] for each in calls) < block_ms:
+                calls.append(self._call_once(call))
+        calls = calls or [first]
+        medians = {name: statistics.median(each[name] for each in calls) for name in first}
+        return {**medians, "first_ms": first["ms"]}
+
+    def _call_once(self, call: Call) -> Answer:
+        found: list[Any] = []
+        faults, cpu_ns = _page_faults(), time.process_time_ns()
+        ms = timer.time_once(lambda: found.append(call()), self.subject.synchronize)
+        cpu_ms = (time.process_time_ns() - cpu_ns) * timer.MS
         self._output = found[0]
         return {"ms": ms, "cpu_ms": cpu_ms, "faults": _page_faults() - faults}
 

@@ -94,7 +94,7 @@ def default_threads() -> int:
 
 
 class ThreadChoice(NamedTuple):
-    """A number of threads, and why it was chosen; None if it was asked for."""
+    """A number of threads, and why: empty if it is that of all cores, None if it was asked for."""
 
     threads: int
     reason: str | None = None
@@ -103,11 +103,12 @@ class ThreadChoice(NamedTuple):
         """Prints one line unless the number was asked for."""
         if self.reason is not None:
             some = f"{self.threads} thread{'s' * (self.threads != 1)}"
-            reporter.say(f"{some} ({self.reason}); --threads N overrides")
+            because = f" ({self.reason})" if self.reason else ""
+            reporter.say(f"{some}{because}; --threads N overrides")
 
 
-def free_threads() -> ThreadChoice:
-    """Number of threads for the cores that no other process uses now.
+def free_threads(*, use_busy: bool = False) -> ThreadChoice:
+    """Number of threads for the cores that no other process uses now, or with `use_busy` for all.
 
     `OMP_NUM_THREADS` has precedence, unless torchrun has set it.
     """
@@ -115,13 +116,16 @@ def free_threads() -> ThreadChoice:
     if siblings() > 1:
         return ThreadChoice(cores, f"{siblings()} processes of torchrun share the cores")
     if asked.isdecimal() and int(asked) > 0:
-        return ThreadChoice(int(asked), "OMP_NUM_THREADS")
+        return ThreadChoice(int(asked), "OMP_NUM_THREADS" if int(asked) != cores else "")
+    if use_busy:
+        return ThreadChoice(cores, "")
     allowed = _allowed_cores()
     before, start = busy_seconds(allowed), time.monotonic()
     time.sleep(_WINDOW_S)
     busy = (busy_seconds(allowed) - before) / (time.monotonic() - start)
     threads = max(1, min(cores, round(len(allowed) - busy)))
-    return ThreadChoice(threads, f"other processes use {busy:.1f} of {len(allowed)} cores")
+    reason = f"other processes use {busy:.1f} of {len(allowed)} cores"
+    return ThreadChoice(threads, reason if threads < cores else "")
 
 
 def busy_seconds(cores: Collection[int] | None = None) -> float:

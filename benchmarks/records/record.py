@@ -355,7 +355,7 @@ class Environment(FrozenModel):
     threads: int
     interop_threads: int
     threads_reason: str | None = Field(
-        default=None, description="why so many threads; None if the user asked for them"
+        default=None, description="why so many threads; None if all cores, or if asked for"
     )
     wait_policy: str | None = Field(
         default=None,

@@ -66,7 +66,9 @@ def test_a_run_is_resumed_with_its_number_of_threads(
             raise OSError("as if killed: the record at the start is what is left")
         return built(self)
 
-    monkeypatch.setattr(from_options, "free_threads", lambda: ThreadChoice(1, "one core is free"))
+    monkeypatch.setattr(
+        from_options, "free_threads", lambda **_: ThreadChoice(1, "one core is free")
+    )
     monkeypatch.setattr(RecordBuilder, "build", killed)
     assert run(*command).code == 1
     record = load_record(tmp_path / "o")
@@ -76,7 +78,9 @@ def test_a_run_is_resumed_with_its_number_of_threads(
         "one core is free",
     )
     monkeypatch.setattr(RecordBuilder, "build", built)
-    monkeypatch.setattr(from_options, "free_threads", lambda: ThreadChoice(2, "two cores are free"))
+    monkeypatch.setattr(
+        from_options, "free_threads", lambda **_: ThreadChoice(2, "two cores are free")
+    )
     resumed = run(*command)
     assert resumed.code == 0
     assert "resuming the run" in resumed.err

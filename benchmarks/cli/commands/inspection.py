@@ -123,7 +123,7 @@ def doctor(*, output: OutputArguments = _OUTPUT) -> int:
     from benchmarks.records import environment
 
     threads, reason = environment.free_threads()
-    here = environment.collect(threads, threads_reason=reason)
+    here = environment.collect(threads, threads_reason=reason or None)
     advice = [*environment.warnings(here), *_advice()]
     if output.json:
         print_json({"environment": here.model_dump(mode="json"), "advice": advice})
@@ -136,7 +136,7 @@ def doctor(*, output: OutputArguments = _OUTPUT) -> int:
         "memory": f"{here.ram_bytes / 2**30:.1f} GiB",
         "system": f"{here.os}, Python {here.python}",
         "allocator": here.allocator,
-        "threads": f"{here.threads} ({here.threads_reason}); waiting threads: "
+        "threads": f"{here.threads}{f' ({reason})' if reason else ''}; waiting threads: "
         f"{here.wait_policy or 'as OpenMP does by default'}",
         "load": "unknown" if here.load_1min is None else f"{here.load_1min:.2f} (one minute)",
         "libraries": ", ".join(f"{name} {version}" for name, version in here.libraries.items()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.config import from_options
 from benchmarks.config.from_options import (
     device_of,
     listed,
@@ -27,9 +28,28 @@ from benchmarks.config.options import (
 )
 from benchmarks.config.run_config import ShardingConfig, find_profile
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.environment import ThreadChoice
 from mobilesam.errors import UsageError, WeightsError
 
 MODELS = ModelArguments(models="box, dummy", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("models", "use_busy"),
+    [("mobilesam-fast,mobilesam-fast@512", True), ("mobilesam-fast,box", False)],
+)
+def test_the_fast_path_alone_takes_all_cores(
+    monkeypatch: pytest.MonkeyPatch, models: str, use_busy: bool
+) -> None:
+    """It is faster beside a busy process with all of them: results/speedups/load.json."""
+    seen = []
+    found = ThreadChoice(1, "")
+    monkeypatch.setattr(
+        from_options, "free_threads", lambda *, use_busy: (seen.append(use_busy), found)[1]
+    )
+    accuracy = AccuracyArguments(dataset="synthetic", protocol="box")
+    make_config("miou", ModelArguments(models=models), OutputArguments(), accuracy=accuracy)
+    assert seen == [use_busy]
 
 
 def test_options_become_one_configuration(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_default_backends_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(backends.default_names()) <= set(backends.names())
 
 
+def test_flops_of_the_encoder_are_counted() -> None:
+    """Products and convolutions of TinyViT-5M at 1024 px, as in the records of `params`."""
+    assert backends.encoder_flops() == 77_536_590_848
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("mobile_sam") is not None, reason="the authors' package is installed"
 )

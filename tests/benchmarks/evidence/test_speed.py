@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.datasets.masks import encode_mask
 from benchmarks.evidence import speed
 from benchmarks.evidence.speed import Timings, summarise, time_backends
 from benchmarks.latency.controller import WorkerError
+from mobilesam.errors import UsageError
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 
@@ -35,10 +37,10 @@ class FakeWorker:
                 request["path"], np.full(2, 1.0 if self.backend == "plain" else 1.5, np.float32)
             )
             return {}
-        assert request == {"phase": "encoder"}
+        assert request == {"phase": "encoder", **speed.BLOCK}
         self.calls += 1
         ms = {"plain": 10.0, "fast": 4.0}[self.backend] * (1 + self.calls)
-        return {"ms": ms, "cpu_ms": 2 * ms, "faults": 3}
+        return {"ms": ms, "first_ms": 3 * ms, "cpu_ms": 2 * ms, "faults": 3}
 
 
 @contextmanager
@@ -55,13 +57,14 @@ def test_ratios_are_of_calls_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -
     assert rows["plain"]["ratio"] == 1
     assert rows["fast"]["ci95"] is None  # two processes
     assert rows["fast"]["range"] == (2.5, 2.5)
-    assert rows["fast"]["first_ms"] == 8  # the first call, which is in no ratio
+    assert rows["fast"]["ms"] == 16  # of turns 2 to 4: the first one of a process is not timed
+    assert rows["fast"]["first_of_turn_ms"] == 48
     assert rows["fast"]["max_difference"] == 0.5
     assert rows["fast"]["page_faults"] == 3
 
 
 def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> None:
-    timings = Timings([[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]], [0], [9.0], np.ones(2, np.float32))
+    timings = timings_of([2.0])
     speed.print_rows(summarise({"encoder": {"plain": timings, "bf16": timings}}))
     head, plain, rough = capsys.readouterr().out.splitlines()
     assert "times faster" in head
@@ -72,7 +75,7 @@ def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> No
 def timings_of(processes: list[float]) -> Timings:
     """Three calls of so many ms in each process."""
     ms = [[each] * 3 for each in processes]
-    return Timings(ms, ms, [0], [9.0], np.ones(2, np.float32))
+    return Timings(ms, ms, ms, ms, np.ones(2, np.float32))
 
 
 @pytest.mark.parametrize("processes", [4, 5])
@@ -97,6 +100,7 @@ def test_five_processes_give_an_interval_and_fewer_a_range(
     ("arguments", "message"),
     [
         (["--sides", "fastest"], "unknown side 'fastest'"),
+        (["--isa", "avx2", "--sides", "fast,onnx"], "onnx cannot be limited to avx2; choose from"),
         (["--tasks", "decoder-0"], "unknown task 'decoder-0'"),
         (["--turns", "0"], "--turns must be at least 1; got 0"),
         (["--weights", "no.pt"], "no.pt is no file"),
@@ -109,6 +113,28 @@ def test_invalid_options_are_refused(
     with pytest.raises(SystemExit, match="2"):
         speed.main(["inference", *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_the_limit_of_instructions_is_that_of_all_processes_and_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in speed.ISA["avx2"]:
+        monkeypatch.setenv(name, "")  # so that it is restored
+    seen: list[dict[str, str]] = []
+    uses = "avx2"
+
+    def run_task(path: str, _: int) -> dict[str, str]:
+        seen.append({name: os.environ[name] for name in speed.ISA["avx2"]})
+        return {"value": uses}
+
+    monkeypatch.setattr(speed, "run_task", run_task)
+    given = speed._parse(["inference", "--isa", "avx2"])
+    assert set(given.sides) <= {"plain", "authors", "ultralytics", "fast"}
+    speed._limit("avx2")
+    assert seen == [speed.ISA["avx2"]]
+    uses = "avx512"
+    with pytest.raises(UsageError, match="--isa avx2: torch uses avx512 in spite of ATEN_CPU"):
+        speed._limit("avx2")
 
 
 @pytest.mark.skipif(

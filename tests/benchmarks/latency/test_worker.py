@@ -10,6 +10,7 @@ import pytest
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, ModelOptions, Prepared, Prompts, Segmenter
+from benchmarks.latency import worker
 from benchmarks.latency.controller import model_setup
 from benchmarks.latency.worker import Server, SubjectError, model_call, task_call
 from mobilesam.errors import DataError
@@ -123,6 +124,31 @@ def test_a_task_is_called_by_its_path() -> None:
     assert served.answer({"do": "output"}) == {"value": [6]}
     with pytest.raises(SubjectError, match=r"^the factor is negative$"):
         Server({**setup, "arguments": {"factor": -1}})
+
+
+@pytest.mark.parametrize(
+    ("ms", "first", "median", "left"),
+    [
+        ([30.0, *[10.0] * 9, 1.0], 30.0, 10.0, 5),  # 50 ms are five calls
+        ([90.0, 40.0, 60.0, 50.0, 1.0], 90.0, 50.0, 1),  # three at least
+        ([100.0, 1.0], 100.0, 100.0, 1),  # not repeated
+    ],
+)
+def test_a_block_of_calls_has_a_first_one_and_the_median_of_others(
+    monkeypatch: pytest.MonkeyPatch, ms: list[float], first: float, median: float, left: int
+) -> None:
+    times = iter(ms)
+
+    def time_once(call: Any, _: Any) -> float:
+        call()
+        return next(times)
+
+    monkeypatch.setattr(worker.timer, "time_once", time_once)
+    setup = {"kind": "task", "path": f"{__name__}:run_twice", "threads": 1}
+    served = Server({**setup, "arguments": {"factor": 3}})
+    took = served.answer({"do": "call", "phase": "run", "block_ms": 50.0, "long_ms": 100.0})
+    assert (took["first_ms"], took["ms"]) == (first, median)
+    assert len(list(times)) == left
 
 
 def test_only_models_are_foreign_code() -> None:

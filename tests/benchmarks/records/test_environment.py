@@ -111,10 +111,11 @@ def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("busy", "processes", "asked", "threads", "reason"),
     [
-        (0.0, "1", "", 6, "other processes use 0.0 of 6 cores"),
+        (0.3, "1", "", 6, ""),
         (2.4, "1", "", 4, "other processes use 2.4 of 6 cores"),
         (6.0, "1", "", 1, "other processes use 6.0 of 6 cores"),
         (6.0, "1", "3", 3, "OMP_NUM_THREADS"),
+        (6.0, "1", "6", 6, ""),
         (6.0, "2", "1", 3, "2 processes of torchrun share the cores"),
     ],
 )
@@ -135,6 +136,8 @@ def test_as_many_threads_as_cores_are_free(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert environment.free_threads() == (threads, reason)
+    if not asked:
+        assert environment.free_threads(use_busy=True) == (6, "")
 
 
 def test_quotas_of_control_groups_limit_the_threads(tmp_path: Path) -> None:
