@@ -1,8 +1,12 @@
-"""Statements about a record in plain words: which model to run, facts and cautions."""
+"""Statements about a record in plain words: which model to run, facts and cautions.
+
+Each is about some data, prompts and setup, or about the whole record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.evaluation.comparison import LEVEL
@@ -13,7 +17,15 @@ from benchmarks.records.environment import NOISY
 from benchmarks.records.record import LatencyRow, MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.frames import accuracy_latency_frame, decode_frame
-from benchmarks.report.labels import data_label, dataset_label, joined, points_text, times_as
+from benchmarks.report.labels import (
+    Scope,
+    data_label,
+    dataset_label,
+    joined,
+    points_text,
+    scope_of,
+    times_as,
+)
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MIB, milliseconds, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
@@ -40,15 +52,19 @@ _UNDECIDED: Statement = (
 )
 
 
+Kind = Literal["advice", "fact", "caution"]
+
+
 class Finding(NamedTuple):
-    """One statement, and the numbers behind it.
+    """One statement, the numbers behind it, and the selection that it is about.
 
     Of the kinds, `advice` recommends a model, `fact` is a result, `caution` a limitation.
     """
 
-    kind: Literal["advice", "fact", "caution"]
+    kind: Kind
     text: str
     why: str
+    scope: Scope
 
 
 class Timing(NamedTuple):
@@ -101,18 +117,30 @@ def _bounds(ms: float, spread: Spread | None) -> Spread:
 
 
 def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Finding]:
-    """All statements about a record, advice first."""
-    advice, facts = list(_advice(record)), list(_accuracy_facts(record))
+    """All statements beside those of `answer`, advice first."""
+    found: list[Finding] = []
+
+    def add(kind: Kind, statements: Iterable[Statement], scope: Scope | None = None) -> None:
+        found.extend(Finding(kind, *each, scope or {}) for each in statements)
+
+    shown = [p for p in queries.listed(queries.protocols(record)) if p.reference == GROUND_TRUTH]
+    for setup, protocol in product(queries.setups(record), shown):
+        add("advice", _faster(record, setup, protocol), scope_of(protocol, setup))
+    for protocol in shown:
+        add("fact", _accuracy_facts(record, protocol), scope_of(protocol))
     for setup in queries.setups(record):
-        facts += _time_facts(record, setup)
+        add("fact", _time_facts(record, setup), scope_of(setup))
     if verdicts:
-        facts.append((f"{tally_text(verdicts)}.", "Published claims; the ledger lists each."))
-    cautions = list(_cautions(record))
-    if not advice:
-        cautions.insert(0, _UNDECIDED)
-    found = [Finding("advice", *each) for each in advice]
-    found += [Finding("fact", *each) for each in facts]
-    return found + [Finding("caution", *each) for each in cautions]
+        ledger = "Published claims; the ledger lists each."
+        add("fact", [(f"{tally_text(verdicts)}.", ledger)])
+    add("caution", _cautions(record))
+    for protocol in queries.protocols(record):
+        add("caution", _left_out(record, protocol), scope_of(protocol))
+    for dataset in unique(p.dataset for p in shown):
+        add("caution", _data_cautions(record, dataset), {"dataset": dataset})
+    for setup in queries.setups(record):
+        add("caution", _time_cautions(record, setup), scope_of(setup))
+    return found
 
 
 def main_protocols(record: RunRecord) -> list[Protocol]:
@@ -260,39 +288,6 @@ def is_floor(record: RunRecord, model: str) -> bool:
     return row is not None and row.decode_kind == "classical"
 
 
-def _advice(record: RunRecord) -> Iterator[Statement]:
-    """The model to run in every setup; protocols with the same choice share a statement."""
-    shown, advised = main_protocols(record), set[Protocol]()
-    for setup in queries.setups(record):
-        choices: dict[tuple[str, str, str], list[tuple[Protocol, str]]] = {}
-        faster: list[Statement] = []
-        for protocol in shown:
-            found, label = candidates(record, setup, protocol)
-            if len(found) == 1:
-                advised.add(protocol)
-            elif found:
-                chosen = choose(record, found)
-                reason, times, accuracies = _why(record, protocol, found, chosen, label)
-                choices.setdefault((chosen.model, reason, times), []).append((protocol, accuracies))
-                if not advised:
-                    faster += _faster(record, setup, found, chosen, label)
-                advised.add(protocol)
-        for (model, reason, times), same in choices.items():
-            names = ", ".join(protocol.protocol for protocol, _ in same)
-            accuracy = "; ".join(f"{protocol.protocol}: {text}" for protocol, text in same)
-            yield (
-                f"On {setup.label}, run {model} for prompts of {names}: {reason} "
-                f"({data_label(record, same[0][0])}).",
-                f"mIoU, {accuracy}. Time, {times}.",
-            )
-        yield from faster
-        if not shown and (encode := _encode_times(record, setup, random=False)):
-            yield _by_time(setup, encode)
-    for protocol in shown:
-        if protocol not in advised and len(candidate_rows(record, protocol)) > 1:
-            yield _by_accuracy(record, protocol)
-
-
 def _by_time(setup: Setup, encode: Times) -> Statement:
     """Advice where no accuracy was measured."""
     fastest, _ = fastest_of(encode)
@@ -378,15 +373,17 @@ def _why(
     return reason, times, accuracies
 
 
-def _faster(
-    record: RunRecord, setup: Setup, found: Sequence[Candidate], chosen: Candidate, label: str
-) -> Iterator[Statement]:
+def _faster(record: RunRecord, setup: Setup, protocol: Protocol) -> Iterator[Statement]:
     """Networks on the front that are measurably faster than the choice and than each other.
 
     One that cannot be distinguished from the best baseline without a network must be measurably
     faster than it.
     """
-    last, floors = chosen, [each for each in found if is_floor(record, each.model)]
+    found, label = candidates(record, setup, protocol)
+    if len(found) < 2:
+        return
+    last = chosen = choose(record, found)
+    floors = [each for each in found if is_floor(record, each.model)]
     for each in reversed(front_of(found)):
         if not each.faster_than(last) or is_floor(record, each.model):
             continue
@@ -404,36 +401,34 @@ def _faster(
         yield (
             f"On {setup.label}, where time matters more, run {each.model}: it is "
             f"{times_as(chosen.ms / each.ms, 'fast', chosen.model, doubt(chosen, each))}, and its "
-            f"mIoU with {each.row.protocol} is {points_text(chosen.miou, each.miou)} lower"
-            f"{', which may be chance' if chance else ''}{shown} "
-            f"({data_label(record, queries.protocol_of(each.row))}).",
+            f"mIoU with {protocol.protocol} is {points_text(chosen.miou, each.miou)} lower"
+            f"{', which may be chance' if chance else ''}{shown} ({data_label(record, protocol)}).",
             f"{label} {milliseconds(each.ms)} against {milliseconds(chosen.ms)}; mIoU "
             f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
         )
 
 
-def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
-    """Networks against the best baseline, and objects by size, under the first protocol."""
-    for protocol in main_protocols(record)[:1]:
-        rows = candidate_rows(record, protocol)
-        floors = [row for row in rows if is_floor(record, row.model)]
-        networks = [row for row in rows if row not in floors]
-        best, data = (networks or rows)[0], data_label(record, protocol)
-        where = f"with prompts of {protocol.protocol}"
-        for base in floors[:1]:
-            for index, row in enumerate(networks):
-                gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
-                alike = known in ("equal", "tied")
-                if index > 0 and (gap >= 0 or alike):
-                    continue
-                side = "above" if gap > 0 else "below"
-                apart = points_text(row.miou or 0, base.miou or 0)
-                text = f"{row.model} is {apart} {side} {base.model}, the best baseline "
-                text += f"without a network, {where}"
-                if alike:
-                    text = f"{row.model} and {base.model}, the best baseline without a network, "
-                    text += f"cannot be distinguished {where}: they are {apart} apart"
-                yield f"{text} ({data}).", f"mIoU {_accuracies([row, base])}."
+def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement]:
+    """Networks against the best baseline, and objects by size."""
+    rows = candidate_rows(record, protocol)
+    floors = [row for row in rows if is_floor(record, row.model)]
+    networks = [row for row in rows if row not in floors]
+    data, where = data_label(record, protocol), f"with prompts of {protocol.protocol}"
+    for base in floors[:1]:
+        for index, row in enumerate(networks):
+            gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
+            alike = known in ("equal", "tied")
+            if index > 0 and (gap >= 0 or alike):
+                continue
+            side = "above" if gap > 0 else "below"
+            apart = points_text(row.miou or 0, base.miou or 0)
+            text = f"{row.model} is {apart} {side} {base.model}, the best baseline "
+            text += f"without a network, {where}"
+            if alike:
+                text = f"{row.model} and {base.model}, the best baseline without a network, "
+                text += f"cannot be distinguished {where}: they are {apart} apart"
+            yield f"{text} ({data}).", f"mIoU {_accuracies([row, base])}."
+    for best in (networks or rows)[:1]:
         sizes, n = best.by_size, best.n_by_size
         if sizes.small is not None and sizes.large is not None:
             yield (
@@ -555,13 +550,14 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
     if len(memory) > 1:
         least, most = (f(memory, key=lambda each: memory[each]) for f in (min, max))
         yield (
-            f"Peak memory of {len(memory)} networks: from {memory[least]:.0f} MiB ({least}) to "
-            f"{memory[most]:.0f} MiB ({most}).",
+            f"Peak memory of {len(memory)} networks: from {memory[least]:,.0f} MiB ({least}) to "
+            f"{memory[most]:,.0f} MiB ({most}).",
             "Resident set of the whole process, libraries included.",
         )
 
 
 def _cautions(record: RunRecord) -> Iterator[Statement]:
+    """Weights, failures and busy machines."""
     names = model_names(record)
     random = [model for model in names if queries.has_random_weights(record, model)]
     unknown = "No trained weights were available."
@@ -572,59 +568,70 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
     files = [r for r in record.models if r.weights.kind == "file" and r.model in measured]
     custom = [r.model for r in files if not (r.weights.official or r.weights.shipped)]
     shipped = queries.grouped((r.weights.shipped, r.model) for r in files if r.weights.shipped)
-    shown = [p for p in queries.protocols(record) if p.reference == GROUND_TRUTH]
-    images = queries.grouped(
-        (p.dataset, row.n_images) for p in shown for row in candidate_rows(record, p)
-    )
-    few = [dataset_label(d, max(n)) for d, n in images.items() if 0 < max(n) < FEW_IMAGES]
-    drawn = [each for each in images if each.startswith("synthetic:")]
-    oracle = [p.protocol for p in main_protocols(record) if _is_oracle(p)]
     errors = [row.model for row in record.models if row.status == "error"]
     failed = unique((*errors, *(each.culprit for each in record.failures)))
     noisy = [each.removeprefix(NOISY) for each in record.warnings if each.startswith(NOISY)]
-    doubts = [
-        f"{row.model}: {doubt}"
-        for row in record.latency
-        if (doubt := queries.doubtful_end_to_end(record, row)) is not None
-    ]
-    left_out = queries.grouped(
-        (f"{why[0].upper()}{why[1:]}.", row.model)
-        for row in record.miou
-        if row.reference == GROUND_TRUTH and queries.has_accuracy(row)
-        if (why := queries.incomparable(record, row)) is not None
+    if random:
+        yield f"The accuracy of {', '.join(random)} is unknown.", unknown
+    for label, own in shipped.items():
+        text = "ran weights that ship with this package and are not official"
+        yield f"{', '.join(own)} {text}.", f"{label}."
+    if custom:
+        why = "Their accuracy is that of the weights whose hash is in the tables."
+        yield f"{', '.join(custom)} ran weights that are not official.", why
+    if failed:
+        yield f"Something failed: {', '.join(failed)}.", "See warnings and failures."
+    if noisy:
+        why = "Times may be too long, and vary more."
+        yield f"The machine was busy: {'; '.join(noisy)}.", why
+
+
+def _left_out(record: RunRecord, protocol: Protocol) -> Iterator[Statement]:
+    """Models whose accuracy under a protocol compares with no other, by the reason."""
+    rows = [r for r in record.miou if queries.protocol_of(r) == protocol]
+    reasons = queries.grouped(
+        (why, row.model)
+        for row in rows
+        if queries.has_accuracy(row) and (why := queries.incomparable(record, row)) is not None
     )
-    timings = queries.grouped((row.model, row) for row in record.latency if row.status == "ok")
-    short = [
-        m
-        for m in names
-        if any(0 < r.n < FEW_CALLS for r in timings.get(m, ()) if r.phase in MAIN_PHASES)
+    for why, models in reasons.items():
+        text = f"Left out of comparisons with other models: {', '.join(unique(models))}."
+        yield text, f"{why[0].upper()}{why[1:]}."
+
+
+def _data_cautions(record: RunRecord, dataset: str) -> Iterator[Statement]:
+    """Drawn scenes, and few images."""
+    counts = [
+        row.n_images
+        for protocol in queries.protocols(record)
+        if (protocol.dataset, protocol.reference) == (dataset, GROUND_TRUTH)
+        for row in candidate_rows(record, protocol)
     ]
-    once = [m for m in names if m not in short and {r.processes for r in timings.get(m, ())} == {1}]
-    other_weights = "Their accuracy is that of the weights whose hash is in the tables."
-    ranges = "Ranges over its calls leave out the variation between processes"
-    table: tuple[tuple[Sequence[str], str, str], ...] = (
-        (random, "The accuracy of {} is unknown.", unknown),
-        *(
-            (own, "{} ran weights that ship with this package and are not official.", f"{label}.")
-            for label, own in shipped.items()
-        ),
-        (custom, "{} ran weights that are not official.", other_weights),
-        *(
-            (unique(own), "Left out of comparisons with other models: {}.", why)
-            for why, own in left_out.items()
-        ),
-        (drawn, "Accuracy on drawn scenes says little about photos: {}.", "Drawn data."),
-        (few, "Accuracy on few images shows large differences only: {}.",
-         "Intervals show how uncertain it is."),
-        (oracle, f"With prompts of {{}}: {ORACLE}", "This is an upper bound."),
-        (failed, "Something failed: {}.", "See warnings and failures."),
-        (doubts, "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."),
-        (["; ".join(noisy)] if noisy else [], "The machine was busy: {}.",
-         "Times may be too long, and vary more."),
-        (short, f"Times of images are of fewer than {FEW_CALLS} calls: {{}}.",
-         "They hardly show how much times vary; use a longer profile."),
-        (once, "Timed in one process only: {}.", f"{ranges}; use a longer profile."),
-    )  # fmt: skip
-    for subjects, text, why in table:
-        if subjects:
-            yield text.replace("{}", ", ".join(subjects)), why
+    if counts and dataset.startswith("synthetic:"):
+        yield f"Accuracy on drawn scenes says little about photos: {dataset}.", "Drawn data."
+    if 0 < max(counts, default=0) < FEW_IMAGES:
+        text = "Accuracy on few images shows large differences only"
+        label = dataset_label(dataset, max(counts))
+        yield f"{text}: {label}.", "Intervals show how uncertain it is."
+
+
+def _time_cautions(record: RunRecord, setup: Setup) -> Iterator[Statement]:
+    """Times that contradict each other, and those of few calls or of one process."""
+    rows = [row for row in record.latency if queries.setup_of(row) == setup]
+    found = ((row.model, queries.doubtful_end_to_end(record, row)) for row in rows)
+    if doubts := [f"{model}: {doubt}" for model, doubt in found if doubt is not None]:
+        yield "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."
+    timed = queries.grouped((row.model, row) for row in rows if row.status == "ok")
+    short = [
+        model
+        for model, own in timed.items()
+        if any(0 < row.n < FEW_CALLS for row in own if row.phase in MAIN_PHASES)
+    ]
+    if short:
+        text = f"Times of images are of fewer than {FEW_CALLS} calls: {', '.join(short)}."
+        yield text, "They hardly show how much times vary; use a longer profile."
+    once = [m for m, own in timed.items() if m not in short and {r.processes for r in own} == {1}]
+    if once:
+        why = "Ranges over its calls leave out the variation between processes"
+        text = f"Timed in one process only: {', '.join(once)}."
+        yield text, f"{why}; use a longer profile."

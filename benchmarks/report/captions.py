@@ -27,7 +27,7 @@ T = TypeVar("T")
 FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
 """Titles of the families of disturbed prompts."""
 FEWEST_OBJECTS, FEWEST_IMAGES = 20, 5
-"""A message names no smaller group."""
+"""No smaller group is in a message or a chart."""
 GROUPS: dict[Dimension, str] = {
     "size": "{} objects",
     "category": "{}",
@@ -58,7 +58,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Cap
 
 def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]) -> str:
     teacher = reference_model(chosen.row.reference)
-    noun = "mIoU" if teacher is None else "agreement"
+    noun = queries.accuracy_name(chosen.row.reference)
     relations = {each.model: advice.relation(record, chosen.row, each.row) for each in others}
     slower = [c for c in others if chosen.faster_than(c) and relations[c.model] == "equal"]
     faster = [c for c in others if c.faster_than(chosen)]
@@ -206,14 +206,15 @@ def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
     }
     title = protocol_title(record, protocol, "by object size")
     if not sizes:
-        return Caption(title, f"{best['model']} reaches {number(best['value'], 1)} % mIoU.")
+        noun = queries.accuracy_name(protocol.reference)
+        return Caption(title, f"{best['model']} reaches {number(best['value'], 1)} % {noun}.")
     groups = {f"{size} objects": value for size, value in sizes.items()}
     return Caption(title, _extremes(best["model"], groups, protocol.reference))
 
 
 def _extremes(model: str, values: Mapping[str, float], reference: str) -> str:
     """The groups on which a model has its highest and its lowest accuracy, in percent."""
-    noun = "mIoU" if reference_model(reference) is None else "agreement"
+    noun = queries.accuracy_name(reference)
     worst, top = _ends(values)
     low, high = (f"{number(values[name], 1)} %" for name in (worst, top))
     if len(values) == 1:
@@ -221,6 +222,11 @@ def _extremes(model: str, values: Mapping[str, float], reference: str) -> str:
     if low == high:
         return f"{model} has the same {noun}, {low}, on {joined(list(values))}."
     return f"{model} has its highest {noun} on {top}, {high}, and its lowest on {worst}, {low}."
+
+
+def is_large(row: SubgroupRow) -> bool:
+    """Whether a group is large enough for a message and a chart."""
+    return row.n_instances >= FEWEST_OBJECTS and row.n_images >= FEWEST_IMAGES
 
 
 def subgroups(rows: Sequence[SubgroupRow]) -> str:
@@ -239,7 +245,7 @@ def subgroups(rows: Sequence[SubgroupRow]) -> str:
     large = {
         GROUPS[row.dimension].format(row.group): 100 * row.miou
         for row in by_model[best]
-        if row.n_instances >= FEWEST_OBJECTS and row.n_images >= FEWEST_IMAGES
+        if is_large(row)
     }
     return _extremes(best, large, rows[0].reference) if len(large) > 1 else ""
 
@@ -270,13 +276,14 @@ def by_protocol(record: RunRecord, group: Sequence[Protocol]) -> Caption | None:
     model = max(unique(frame["model"]), key=list(frame["model"]).count)
     own = frame[frame["model"] == model]
     values = {p.protocol: value for p, value in zip(own["protocol"], own["value"], strict=True)}
-    title = f"Accuracy by prompt: {data_label(record, _whole(group))}"
+    noun = queries.accuracy_name(group[0].reference, title=True)
+    title = f"{noun} by prompt: {data_label(record, _whole(group))}"
     worst, top = _ends(values)
     low, high = (f"{number(values[name], 1)} %" for name in (worst, top))
     if low == high:
-        return Caption(title, f"mIoU of {model} is {low} with every prompt.")
+        return Caption(title, f"{noun} of {model} is {low} with every prompt.")
     said = [f"{label[0].lower()}{label[1:]}" for label in map(prompt_label, (worst, top))]
-    text = f"mIoU of {model} lies between {low} ({said[0]}) and {high} ({said[1]})."
+    text = f"{noun} of {model} lies between {low} ({said[0]}) and {high} ({said[1]})."
     return Caption(title, text)
 
 
@@ -294,8 +301,10 @@ def by_clicks(record: RunRecord, group: Sequence[Protocol], kind: str = "clicks"
     if frame.empty or max(frame["clicks"]) < 2:
         return None
     best = ", best scored of three masks" if kind == "clicks-multi" else ""
-    title = f"Accuracy by number of clicks{best}: {data_label(record, _whole(group))}"
-    return Caption(title, _change(frame, "clicks", lambda n: f"after {n} click{'s' * (n != 1)}"))
+    noun = queries.accuracy_name(group[0].reference, title=True)
+    title = f"{noun} by number of clicks{best}: {data_label(record, _whole(group))}"
+    text = _change(noun, frame, "clicks", lambda n: f"after {n} click{'s' * (n != 1)}")
+    return Caption(title, text)
 
 
 def clicks_frame(record: RunRecord, group: Sequence[Protocol], kind: str) -> Any:
@@ -309,16 +318,17 @@ def clicks_frame(record: RunRecord, group: Sequence[Protocol], kind: str) -> Any
 def robustness(record: RunRecord, clean: Protocol, family: str, frame: Any) -> Caption:
     """The change of accuracy of the best model from undisturbed to the most disturbed prompts."""
     title = f"{FAMILIES[family]}: {data_label(record, clean)}"
-    return Caption(title, _change(frame, "percent", lambda share: f"at {share:g} %"))
+    noun = queries.accuracy_name(clean.reference, title=True)
+    return Caption(title, _change(noun, frame, "percent", lambda share: f"at {share:g} %"))
 
 
-def _change(frame: Any, axis: str, label: Callable[[Any], str]) -> str:
+def _change(noun: str, frame: Any, axis: str, label: Callable[[Any], str]) -> str:
     """First and last value, along a column, of the model with the best of the last values."""
     last = max(frame[axis])
     row = max(frame[frame[axis] == last].to_dict("records"), key=lambda each: each["value"])
     own = frame[frame["model"] == row["model"]].sort_values(axis).to_dict("records")[0]
     first, final = (f"{number(each['value'], 1)} % {label(each[axis])}" for each in (own, row))
     if own["value"] == row["value"]:
-        return f"mIoU of {row['model']} is {final}."
+        return f"{noun} of {row['model']} is {final}."
     verb = "rises" if row["value"] > own["value"] else "falls"
-    return f"mIoU of {row['model']} {verb} from {first} to {final}."
+    return f"{noun} of {row['model']} {verb} from {first} to {final}."

@@ -19,12 +19,25 @@ from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.report import captions, frames
-from benchmarks.report.labels import dataset_label, prompt_label, with_reference
+from benchmarks.report.labels import (
+    Scope,
+    dataset_label,
+    prompt_label,
+    scope_of,
+    with_reference,
+)
 from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
 from benchmarks.tables.formatting import interval, milliseconds, slug, spread_text
-from benchmarks.tables.record_queries import Protocol, Setup, model_names, timed, unique
+from benchmarks.tables.record_queries import (
+    Protocol,
+    Setup,
+    accuracy_name,
+    model_names,
+    timed,
+    unique,
+)
 from benchmarks.tables.subgroup_tables import COLUMNS, NOTES, by_dimension
 from benchmarks.tables.table import Cell, Column, Table
 
@@ -40,9 +53,6 @@ _PHASES = {"encode": None, "decode": 1, "end_to_end": 1}
 _MOST_SUBGROUPS, _MOST_FLAT_LABELS = 20, 6
 _SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
 """Models selected by clicks on the legend; an empty selection shows all."""
-Scope = dict[str, str]
-"""What a part of the page is about: values of `dataset`, `reference`, `protocol`, `device` and
-`precision` of the selector. The part is hidden when another value of one of them is selected."""
 
 
 def _zoom(*channels: Literal["x", "y"]) -> Any:
@@ -92,18 +102,6 @@ class Figure(NamedTuple):
     message: str
 
 
-def scope_of(*conditions: Protocol | Setup | None) -> Scope:
-    """Selection of a protocol, a setup, or both; without a condition, any."""
-    scope: Scope = {}
-    for each in conditions:
-        if isinstance(each, Protocol):
-            scope |= {"dataset": each.dataset, "protocol": each.short}
-        elif each is not None:
-            threads = f"{each.threads} thread{'s' * (each.threads != 1)}"
-            scope |= {"device": f"{each.device}, {threads}", "precision": each.precision}
-    return scope
-
-
 def _figure(
     kind: str,
     title: str,
@@ -128,10 +126,10 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     caption = captions.accuracy_latency(record, setup, protocol)
     if caption is None:
         return None
-    models = model_names(record)
+    models, noun = model_names(record), accuracy_name(protocol.reference, title=True)
     points = points.sort_values("ms")
     points["tip"] = [
-        f"{p.model}: mIoU {interval(p.value, p.bounds, 1)} %, {label} "
+        f"{p.model}: {noun} {interval(p.value, p.bounds, 1)} %, {label} "
         f"{spread_text(p.ms, p.spread)} ms"
         for p in points.itertuples()
     ]
@@ -142,7 +140,8 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     x = partial(_axis, alt.X, f"Latency, {label} (ms, log scale)", limits, log=True)
-    y = partial(_axis, alt.Y, "mIoU (%)", (max(0, min(values) - pad), min(104, max(values) + pad)))
+    heights = (max(0, min(values) - pad), min(104, max(values) + pad))
+    y = partial(_axis, alt.Y, f"{noun} (%)", heights)
     # Computed by the chart, so that it is the front of the models that are shown.
     order = [alt.SortField("ms"), alt.SortField("value", "descending")]
     steps = (
@@ -190,7 +189,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
             lambda p: Cell(spread_text(p.ms, p.spread), (p.ms, *spread_ends(p.spread))),
         ),
         RowColumn(
-            Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
+            Column(noun, ("miou_percent", "miou_low", "miou_high"), "%", "right"),
             lambda p: Cell(interval(p.value, p.bounds, 1), (p.value, p.low, p.high)),
         ),
         value_column("Parameters used", "parameters", show="{:,}".format),
@@ -201,12 +200,12 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         caption.title,
         "",
         scope_of(protocol, setup),
-        f"{len(points)} models by latency ({label}) and mIoU. On the Pareto front, from fast to "
+        f"{len(points)} models by latency ({label}) and {noun}. On the Pareto front, from fast to "
         f"slow: {', '.join(front)}.",
         chart,
         columns,
         points.itertuples(),
-        (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
+        (f"{setup.label}. {frames.error_bars_note(points, protocol.reference)}", *notes),
         caption.message,
     )
 
@@ -216,8 +215,9 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
     frame, caption = frames.size_frame(record, protocol), captions.by_size(record, protocol)
     if caption is None:
         return None
+    noun = accuracy_name(protocol.reference, title=True)
     frame["tip"] = [
-        f"{r.model}, {r.size} objects: mIoU {interval(r.value or 0, r.bounds, 1)} %"
+        f"{r.model}, {r.size} objects: {noun} {interval(r.value or 0, r.bounds, 1)} %"
         for r in frame.itertuples()
     ]
     models, shown = model_names(record), unique(frame["model"])
@@ -231,7 +231,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
     data = data.assign(label=data["size"].map(labels))
     order = [short_names(models)[model] for model in unique(data["model"])]
     axis = alt.Axis(labelAngle=0, title=None, labelExpr="split(datum.label, '|')", grid=False)
-    y = partial(_axis, alt.Y, "mIoU (%)", frames.percent_limits(frames.values_of(data)))
+    y = partial(_axis, alt.Y, f"{noun} (%)", frames.percent_limits(frames.values_of(data)))
     base = _base(data, models).encode(
         x=alt.X("label:N", sort=list(labels.values()), axis=axis),
         xOffset=alt.XOffset("name:N", sort=order),
@@ -252,7 +252,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         caption.title,
         "size",
         scope_of(protocol),
-        f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
+        f"{noun} of {', '.join(shown)} over all objects, small, medium and large ones.",
         _layers(280, *_dots(base, data, models, y), zoom=["y"]),
         (
             text_column("Model", "model", get=["0.model"]),
@@ -380,10 +380,11 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
     found = []
     compared = [row for row in rows if reference_model(row.reference) != row.model]
     for (protocol, dimension), part in by_dimension(compared).items():
-        sizes: dict[str, int] = {}
+        noun, sizes = accuracy_name(protocol.reference, title=True), dict[str, int]()
         for row in part:
             sizes[row.group] = max(row.n_instances, sizes.get(row.group, 0))
-        shown = list(sizes)[:_MOST_SUBGROUPS]
+        large = unique(row.group for row in part if captions.is_large(row))
+        shown = list(large or sizes)[:_MOST_SUBGROUPS]
         labels = {group: f"{group}|n = {sizes[group]:,}" for group in shown}
         bounds = {id(r): r.ci95 and (100 * r.ci95[0], 100 * r.ci95[1]) for r in part}
         frame = frames.object_frame(
@@ -393,7 +394,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
                 "value": 100 * r.miou,
                 "low": None if (ends := bounds[id(r)]) is None else ends[0],
                 "high": None if ends is None else ends[1],
-                "tip": f"{r.model}, {r.group}: mIoU {interval(100 * r.miou, ends, 1)} %, "
+                "tip": f"{r.model}, {r.group}: {noun} {interval(100 * r.miou, ends, 1)} %, "
                 f"n = {r.n_instances:,} in {r.n_images:,} images",
             }
             for r in part
@@ -404,7 +405,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
         turned = {"labelAngle": -40, "labelExpr": "replace(datum.label, '|', ', ')"}
         look: dict[str, Any] = flat if len(labels) <= _MOST_FLAT_LABELS else turned
         axis = alt.Axis(title=None, grid=False, labelLimit=180, **look)
-        y = partial(_axis, alt.Y, "mIoU (%)", frames.percent_limits(frames.values_of(frame)))
+        y = partial(_axis, alt.Y, f"{noun} (%)", frames.percent_limits(frames.values_of(frame)))
         base = _base(frame, models).encode(
             x=alt.X("label:N", sort=list(labels.values()), axis=axis),
             xOffset=alt.XOffset("name:N", sort=order),
@@ -414,20 +415,24 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
             NOTES[dimension],
             "Bars: 95 % bootstrap interval over images, for three or more; n: instances.",
         ]
-        if len(sizes) > len(shown):
-            notes.append(f"The {len(shown)} largest of {len(sizes)}.")
+        if len(sizes) > len(large):
+            few = f"fewer than {captions.FEWEST_OBJECTS} objects or {captions.FEWEST_IMAGES} images"
+            where = "among the values alone" if large else "too few to say much"
+            notes.append(f"{len(sizes) - len(large)} of {len(sizes)} have {few}: {where}.")
+        if len(large or sizes) > len(shown):
+            notes.append(f"In the chart are the {len(shown)} largest.")
         figure = _figure(
             "subgroups",
             f"{prompt_label(protocol.protocol)}, by {dimension}: "
             f"{with_reference(dataset_label(protocol.dataset), protocol.reference)}",
             dimension,
             scope_of(protocol),
-            f"mIoU of {', '.join(unique(frame['model']))} by {dimension}.",
+            f"{noun} of {', '.join(unique(frame['model']))} by {dimension}.",
             _layers(300, *_dots(base, frame, models, y), zoom=["y"]),
-            COLUMNS,
-            drawn := [row for row in part if row.group in labels],
+            cells.named_for(protocol.reference, COLUMNS),
+            part,
             notes,
-            captions.subgroups(drawn),
+            captions.subgroups(part),
         )
         found.append(figure)
     return found
@@ -439,20 +444,21 @@ def robustness(record: RunRecord) -> list[Figure]:
     models = model_names(record)
     for (clean, family), frame in frames.robustness_frames(record).items():
         caption = captions.robustness(record, clean, family, frame)
+        noun = accuracy_name(clean.reference, title=True)
         frame["tip"] = [
-            f"{r.model}, {r.percent:g} %: mIoU {interval(r.value, r.bounds, 1)} %"
+            f"{r.model}, {r.percent:g} %: {noun} {interval(r.value, r.bounds, 1)} %"
             for r in frame.itertuples()
         ]
         most = max(frame["percent"])
         limits = frames.percent_limits(frames.values_of(frame))
         x = partial(_axis, alt.X, frames.DISTURBANCES[family], (-0.04 * most, 1.04 * most))
-        y = partial(_axis, alt.Y, "mIoU (%)", limits)
+        y = partial(_axis, alt.Y, f"{noun} (%)", limits)
         base = _base(frame, models).encode(x=x("percent:Q"), y=y("value:Q"))
         columns = (
             MODEL,
             value_column("Disturbance", "percent", show="{:g}".format, unit="%"),
             RowColumn(
-                Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
+                Column(noun, ("miou_percent", "miou_low", "miou_high"), "%", "right"),
                 lambda r: Cell(interval(r.value, r.bounds, 1), (r.value, r.low, r.high)),
             ),
         )
@@ -461,7 +467,7 @@ def robustness(record: RunRecord) -> list[Figure]:
             caption.title,
             family,
             {"dataset": clean.dataset, "reference": clean.reference},
-            f"mIoU of {', '.join(unique(frame['model']))} by the disturbance of the prompt.",
+            f"{noun} of {', '.join(unique(frame['model']))} by the disturbance of the prompt.",
             _layers(300, _lines(base, models), *_dots(base, frame, models, y)),
             columns,
             frame.itertuples(),

@@ -177,7 +177,7 @@ def accuracy_latency_frame(
     random = [model for model in without if queries.has_random_weights(record, model)]
     left_out |= {
         "Random weights, so no accuracy": random,
-        "No accuracy under this protocol": [model for model in without if model not in random],
+        "No value under this protocol": [model for model in without if model not in random],
         f"No time ({label}) in this setup": [model for model in accurate if model not in shown],
     }
     notes = [*queries.shipped_models_notes(record, shown), *_group_notes(left_out)]
@@ -218,11 +218,12 @@ def area_scale(points: Any, wanted_least: float, most: float) -> float:
     return min(wanted_least / min(sizes), most / max(sizes)) if sizes else 0.0
 
 
-def error_bars_note(points: Any) -> str:
+def error_bars_note(points: Any, reference: str) -> str:
     """Explains error bars, markers and the front of a plot of an accuracy-latency frame."""
     times = bars_text(points["spread"])
     same = times == "95 % interval"
-    text = "95 % intervals" if same else f"95 % interval of mIoU, {times} of time"
+    noun = queries.accuracy_name(reference)
+    text = "95 % intervals" if same else f"95 % interval of {noun}, {times} of time"
     return (
         f"Error bars: {text}. Marker area: parameters used; a cross has none or an unknown number. "
         "Dashed: Pareto front, the models that no other beats in both."
@@ -259,7 +260,7 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     return [
         "Bars: 95 % bootstrap interval over images. Small < 32² ≤ medium < 96² ≤ large, in "
         "pixels of annotation area.",
-        *_group_notes({"No accuracy under this protocol": without, OWN_REFERENCE: own}),
+        *_group_notes({"No value under this protocol": without, OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),
     ]
 
@@ -375,7 +376,7 @@ def history_frames(
     accuracies = unique(p for run in by_time for p in queries.headline(run))
     keys: list[tuple[str, Setup | Protocol]] = [
         *((name, setup) for name, _, _ in HISTORY_TIMES for setup in times),
-        *(("mIoU", protocol) for protocol in accuracies),
+        *((queries.accuracy_name(protocol.reference), protocol) for protocol in accuracies),
     ]
     found: dict[tuple[str, Setup | Protocol], list[dict[str, Any]]] = {key: [] for key in keys}
     for machine, run in ((machine, run) for machine, own in by_machine.items() for run in own):
@@ -394,7 +395,8 @@ def history_frames(
                 continue
             spread = None if mean[1] is None else Spread(mean[1], is_range=False)
             same = {"run": run, "model": model, "machine": "", "where": _accuracy_conditions(row)}
-            found["mIoU", protocol].append(same | _time(mean[0], spread))
+            key = queries.accuracy_name(protocol.reference), protocol
+            found[key].append(same | _time(mean[0], spread))
     return {
         key: object_frame(own)
         for key, own in found.items()

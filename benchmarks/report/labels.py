@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from benchmarks.prompts.protocols import click_sequence, disturbance, reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.formatting import clean, number
-from benchmarks.tables.record_queries import Protocol
+from benchmarks.tables.record_queries import Protocol, Setup
+
+Scope = dict[str, str]
+"""What a part of the page is about: values of `dataset`, `reference`, `protocol`, `device` and
+`precision` of the selector. The part is hidden when another value of one of them is selected."""
 
 _PROMPTS = {
     "box": "Box",
@@ -100,9 +104,21 @@ def joined(models: Sequence[str], word: str = "and") -> str:
     return f"{', '.join(first)} {word} {last}" if first else last
 
 
+def scope_of(*conditions: Protocol | Setup | None) -> Scope:
+    """Selection of a protocol, a setup, or both; without a condition, any."""
+    scope: Scope = {}
+    for each in conditions:
+        if isinstance(each, Protocol):
+            scope |= {"dataset": each.dataset, "protocol": each.short}
+        elif each is not None:
+            threads = f"{each.threads} thread{'s' * (each.threads != 1)}"
+            scope |= {"device": f"{each.device}, {threads}", "precision": each.precision}
+    return scope
+
+
 def points_text(one: float, other: float) -> str:
-    """The difference of two mIoU, fractions, in points as they are printed; never zero."""
-    points = abs(round(100 * one, 1) - round(100 * other, 1))
+    """The difference of two mIoU, fractions, in points, computed before rounding; never zero."""
+    points = abs(100 * (one - other))
     return f"{number(points, 1)} points" if points >= 0.05 else "less than 0.1 points"
 
 
@@ -113,7 +129,7 @@ def times_as(ratio: float, word: str, other: str = "", doubt: str = "") -> str:
     """
     why = f" ({doubt})" if doubt else ""
     if ratio >= 1.05:
-        times = f"{ratio:,.0f}" if ratio >= 1000 else number(ratio)
+        times = number(ratio)
         if doubt:
             times = f"about {ratio:,.{int(ratio < 20)}f}"
         return f"{times} times as {word}{other and f' as {other}'}{why}"

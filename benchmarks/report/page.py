@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,8 +28,8 @@ from benchmarks.report.advice import (
 )
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
-from benchmarks.report.labels import prompt_label
-from benchmarks.report.pairs import PageData, page_data, read_runs
+from benchmarks.report.labels import Scope, prompt_label, scope_of
+from benchmarks.report.pairs import PageData, page_data, read_runs, with_all_comparisons
 from benchmarks.report.style import DARK, LIGHT, short_names, theme_css, vega_config
 from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
@@ -60,6 +61,7 @@ from mobilesam.errors import DataError, UsageError
 
 MOST_CELL_LENGTH = 70
 """Of a longer text in a cell, the end is folded."""
+HEADER_LENGTH = 12
 _FILES = (
     *("theme.js", "select.js", "tables.js", "figures.js", "compare.js"),
     *("masks.js", "lightbox.js", "gallery.js", "start.js"),
@@ -147,10 +149,11 @@ def write_report(
     )
     verdicts = judge(merged.record, load_claims())
     rows, problems = find_subgroups(merged.folders)
-    warnings = (*merged.record.warnings, *problems)
-    merged = merged._replace(record=merged.record.model_copy(update={"warnings": warnings}))
-    runs = [load_record(folder) for folder in merged.folders]
-    pairs = page_data(merged.record, read_runs(merged.folders, runs))
+    instances = read_runs(merged.folders, [load_record(folder) for folder in merged.folders])
+    record = with_all_comparisons(merged.record, instances)
+    record = record.model_copy(update={"warnings": (*record.warnings, *problems)})
+    merged = merged._replace(record=record)
+    pairs = page_data(record, instances)
     write_atomic(out, render(merged, gallery, verdicts, rows, pairs).encode())
     return merged
 
@@ -194,6 +197,7 @@ def render(
         "sort_key": _sort_key,
         "folded_text": _folded_text,
         "scope": _scope_attribute,
+        "unbroken": _unbroken,
     }
     style_css, gallery_css, *scripts = (
         loader.get_source(environment, name)[0] for name in ("style.css", "gallery.css", *_FILES)
@@ -254,6 +258,13 @@ def _sort_key(cell: Cell) -> str | None:
     return None if isinstance(first, str) else "" if first is None else repr(float(first))
 
 
+def _unbroken(header: str) -> str:
+    """A header that breaks only between parts of about `HEADER_LENGTH` characters."""
+    wrapper = textwrap.TextWrapper(HEADER_LENGTH, break_on_hyphens=False, break_long_words=False)
+    lines = wrapper.wrap(header)
+    return " ".join(line.replace(" ", "\u00a0") for line in lines)
+
+
 def _folded_text(text: str) -> tuple[str, str]:
     """Beginning of a text that is always visible, and the rest, empty for a short text."""
     if len(text) <= MOST_CELL_LENGTH:
@@ -262,7 +273,7 @@ def _folded_text(text: str) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def _scope_attribute(scope: charts.Scope) -> str:
+def _scope_attribute(scope: Scope) -> str:
     """HTML attribute by which the script hides what is not selected."""
     from markupsafe import Markup
 
@@ -272,7 +283,7 @@ def _scope_attribute(scope: charts.Scope) -> str:
 class _Answer(NamedTuple):
     """What the first screen shows for one protocol and setup."""
 
-    scope: charts.Scope
+    scope: Scope
     text: str
     why: str
     figure: charts.Figure | None
@@ -300,7 +311,7 @@ def _answers(record: RunRecord) -> list[_Answer]:
         table = selection_table(record, setup, protocol)
         first = [choose(record, timed).model] if timed else []
         order = unique([*first, *(str(row[0].raw[0]) for row in table.rows)])
-        scope, (text, why) = charts.scope_of(protocol, setup), answer(record, setup, protocol)
+        scope, (text, why) = scope_of(protocol, setup), answer(record, setup, protocol)
         answers.append(_Answer(scope, text, why, figure, table, order))
     return answers
 
@@ -326,7 +337,7 @@ class _ListedTable(NamedTuple):
 
     key: str
     table: Table
-    scope: charts.Scope
+    scope: Scope
     folded: bool
 
     @property
@@ -363,7 +374,7 @@ class _Section:
         return bool(self.always or self.groups or self.tables)
 
     def add(
-        self, tables: Iterable[Table], scope: charts.Scope | None = None, *, folded: bool = True
+        self, tables: Iterable[Table], scope: Scope | None = None, *, folded: bool = True
     ) -> None:
         """Adds the tables that have rows."""
         for table in tables:
@@ -385,10 +396,14 @@ def _sections(
     sizes = [
         charts.accuracy_by_size(record, protocol)
         for protocol in listed(protocols(record))
-        if charts.scope_of(protocol) not in detailed
+        if scope_of(protocol) not in detailed
     ]
     found = {
-        "findings": _Section("Findings", "Findings", "Click a line for its figures."),
+        "findings": _Section(
+            "Findings",
+            "Findings",
+            "Click a line for its figures. Differences are computed before rounding.",
+        ),
         "compare": _Section("Compare", "Compare two models", "The same prompts, object by object."),
         "gallery": _Section("Masks", "Masks"),
         "time": _Section(
@@ -421,15 +436,15 @@ def _sections(
             for name in ("latency", "batches")
         }
         own = record.model_copy(update=same)
-        found["time"].add((latency_table(own), batches_table(own)), charts.scope_of(setup))
+        found["time"].add((latency_table(own), batches_table(own)), scope_of(setup))
     for dataset, reference in by_reference(protocols(record)):
         own = _narrowed(record, dataset, reference)
         scope = {"dataset": dataset, "reference": reference}
         found["accuracy"].add(accuracy_tables(own), scope)
         for protocol in headline(own):
-            if charts.scope_of(protocol) not in detailed:
+            if scope_of(protocol) not in detailed:
                 part = _narrowed(record, dataset, reference, protocol.protocol)
-                found["accuracy"].add(category_tables(part), charts.scope_of(protocol))
+                found["accuracy"].add(category_tables(part), scope_of(protocol))
     if not record.robustness:
         found["robustness"] = _Section(
             "", "", absent="robustness to disturbed prompts: mobilesam-bench miou "
@@ -548,7 +563,7 @@ def _runs_table(merged: MergedRuns) -> Table:
         text_column("Command", "command"),
         text_column("Profile", "profile"),
         cells.count_column("Models", "n_models", get=[lambda run: len(run.models)]),
-        cells.value_column("Duration", "duration_s", show="{:.0f}".format, unit="s"),
+        cells.value_column("Duration", "duration_s", show="{:,.0f}".format, unit="s"),
         text_column("Machine", "machine", get=[lambda run: machine_label(run.environment)]),
         RowColumn(Column("Commit", ("git_commit", "git_dirty")), commit),
         text_column("On this page", "joined", get=[joined]),

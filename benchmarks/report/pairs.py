@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation.comparison import LEVEL, compare_tables
+from benchmarks.evaluation.comparison import LEVEL, compare_tables, holm
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import ComparisonRow, RunRecord
 from benchmarks.tables import record_queries as queries
+from benchmarks.tables.formatting import interval, number
 from benchmarks.tables.record_queries import Protocol, grouped, model_names, protocol_of
 
 MOST_OBJECTS = 5000
 """Of more objects of a dataset, a random sample is on the page."""
 VISIBLE = 0.01
 """IoU of one object differs if it differs by more than this."""
+LEAST_PRINTED = 0.0005
+"""A smaller difference has more than one digit."""
 _COLUMNS = (
     "image_id", "annotation_id", "model", "protocol", "reference", "iou", "area", "category",
 )  # fmt: skip
@@ -55,23 +59,44 @@ def read_runs(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Any:
     return every.drop_duplicates(["dataset", *_OBJECT, "model", "protocol", "reference"])
 
 
+def with_all_comparisons(record: RunRecord, frame: Any) -> RunRecord:
+    """The record with comparisons of all pairs of models with instances, of different runs too.
+
+    The p-values are corrected for all comparisons of the same dataset and reference.
+    """
+    rows = list(record.comparisons)
+    known = {(protocol_of(row), frozenset((row.model_a, row.model_b))) for row in rows}
+    keys = ["dataset", "reference", "protocol"]
+    for key, part in () if frame is None else frame.groupby(keys, sort=False):
+        protocol = Protocol(*map(str, key))
+        for pair in combinations(queries.unique(part["model"]), 2):
+            if (protocol, frozenset(pair)) not in known:
+                both = part[part["model"].isin(pair)]
+                rows += compare_tables([both], protocol.dataset)[0]
+    families = grouped(((row.dataset, row.reference), row) for row in rows)
+    corrected = [
+        row.model_copy(update={"p_adjusted": p})
+        for family in families.values()
+        for row, p in zip(family, holm([row.p_value for row in family]), strict=True)
+    ]
+    return record.model_copy(update={"comparisons": tuple(corrected)})
+
+
 def page_data(record: RunRecord, frame: Any) -> PageData:
     """What the comparison of two models needs, for JSON.
 
-    `datasets` has by dataset the number of all objects (`of`) and, of those on the page, image,
-    annotation, area (pixels), index of the category, and by protocol (`ious`) and model the IoU in
-    thousandths (null without an answer). `pairs` are the paired comparisons by dataset and
-    protocol: models, difference and interval in points of mIoU, number of images and of objects,
-    whether the difference is measurable (null if it was not tested against several pairs), and the
-    numbers of objects for which either is better by more than `VISIBLE`.
+    `datasets` has by dataset, of the objects on the page, image, annotation, area (pixels), index
+    of the category, and by protocol (`ious`) and model the IoU in thousandths (null without an
+    answer). `pairs` are the paired comparisons of the record by dataset and protocol: both models,
+    the verdict, and its figures.
     """
     datasets: dict[str, Any] = {}
-    pairs: dict[str, list[list[Any]]] = {}
+    pairs: dict[str, list[list[str]]] = {}
     for dataset, part in () if frame is None else frame.groupby("dataset", sort=False):
-        objects = part.drop_duplicates(_OBJECT)
-        of = len(objects)
-        if of > MOST_OBJECTS:
+        objects, sample = part.drop_duplicates(_OBJECT), ""
+        if (of := len(objects)) > MOST_OBJECTS:
             objects = objects.sample(MOST_OBJECTS, random_state=0)
+            sample = f" The chart has a random sample of {MOST_OBJECTS:,} of {of:,} objects."
         objects = objects.sort_values(_OBJECT)
         keys = objects.set_index(_OBJECT).index
         categories = sorted(set(objects["category"]))
@@ -88,20 +113,11 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
                 for model in models
             }
             pairs[f"{dataset}|{protocol.short}"] = [
-                [
-                    row.model_a,
-                    row.model_b,
-                    round(100 * row.difference, 2),
-                    None if row.ci95 is None else [round(100 * end, 2) for end in row.ci95],
-                    row.n_images,
-                    row.n_instances,
-                    measurable,
-                    *_better(table[row.model_a] - table[row.model_b]),
-                ]
-                for row, measurable in _comparisons(record, protocol, models, rows)
+                [row.model_a, row.model_b, *_verdict(row, table), sample]
+                for row in record.comparisons
+                if protocol_of(row) == protocol and {row.model_a, row.model_b} <= {*models}
             ]
         datasets[str(dataset)] = {
-            "of": of,
             "image": objects["image_id"].tolist(),
             "annotation": objects["annotation_id"].tolist(),
             "area": objects["area"].round().astype(int).tolist(),
@@ -112,24 +128,28 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
     return {"datasets": datasets, "pairs": pairs}
 
 
-def _better(differences: Any) -> tuple[int, int]:
-    """Numbers of objects for which the first and the second of two models are better."""
-    return int((differences > VISIBLE).sum()), int((differences < -VISIBLE).sum())
-
-
-def _comparisons(
-    record: RunRecord, protocol: Protocol, models: Sequence[str], rows: Any
-) -> Iterator[tuple[ComparisonRow, bool | None]]:
-    """Comparisons of all pairs, and whether they differ; None for models of different runs."""
-    known = grouped(
-        (frozenset((row.model_a, row.model_b)), row)
-        for row in record.comparisons
-        if protocol_of(row) == protocol
+def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
+    """Which of two models is better, and the figures; the model with the higher mean is first."""
+    first, second, value, ends = row.model_a, row.model_b, row.difference, row.ci95
+    if value < 0:
+        first, second, value = second, first, -value
+        ends = None if ends is None else (-ends[1], -ends[0])
+    noun, teacher = queries.accuracy_name(row.reference), reference_model(row.reference)
+    bounds = None if ends is None else (100 * ends[0], 100 * ends[1])
+    digits = 1 if value >= LEAST_PRINTED or value == 0 else None
+    points = f"{interval(100 * value, bounds, digits)} points of {noun}"
+    said = f"{first} is better than {second}"
+    if row.p_adjusted > LEVEL:
+        said = f"{first} and {second} cannot be distinguished"
+    elif teacher is not None:
+        said = f"{first} agrees more with {teacher} than {second}"
+    differences = ious[first] - ious[second]
+    higher, lower = int((differences > VISIBLE).sum()), int((differences < -VISIBLE).sum())
+    p = "below 0.001" if row.p_adjusted < 0.001 else number(row.p_adjusted, 3)
+    return (
+        f"{said}: {points}{' apart' if row.p_adjusted > LEVEL else ''}.",
+        f"Paired by object; interval: 95 % over images, of this pair alone; {row.n_images:,} "
+        f"images, {row.n_instances:,} objects. p {p}, corrected for all comparisons with this data "
+        f"and reference. IoU differs by more than {VISIBLE:g} for {higher + lower:,} objects: it "
+        f"is higher with {first} for {higher:,}, with {second} for {lower:,}.",
     )
-    for a, b in combinations(models, 2):
-        if found := known.get(frozenset((a, b))):
-            yield found[0], found[0].p_adjusted <= LEVEL
-        else:
-            pair = rows[rows["model"].isin((a, b))]
-            for row in compare_tables([pair], protocol.dataset)[0]:
-                yield row, None

@@ -212,6 +212,11 @@ def panel_figure(
     return figure
 
 
+def _axis(protocol: Protocol) -> str:
+    """Label of an axis of accuracies."""
+    return f"{queries.accuracy_name(protocol.reference, title=True)} (%)"
+
+
 def _rows_only(ax: Any) -> None:
     """Removes the y axis from axes whose rows are named."""
     ax.grid(visible=True, axis="x")
@@ -320,11 +325,11 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
             dots[r.model] = "no object"
             if r.value is not None:
                 dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
-        panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
+        panels.append(Panel(f"{size}, n = {counts[0]:,.0f}" if known else str(size), dots))
     models = _by_value(panels[0], unique(frame["model"]), -1)
     look: dict[str, Any] = {"notes": frames.size_notes(record, protocol, frame)}
     look |= {"linear": frames.percent_limits(frames.values_of(frame)), "columns": len(panels)}
-    return panel_figure(caption, panels, models, "mIoU (%)", **look)
+    return panel_figure(caption, panels, models, _axis(protocol), **look)
 
 
 def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
@@ -428,7 +433,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     caption = captions.accuracy_latency(record, setup, protocol)
     if caption is None:
         return None
-    notes = [f"{setup.label}. {frames.error_bars_note(points)}", *notes]
+    notes = [f"{setup.label}. {frames.error_bars_note(points, protocol.reference)}", *notes]
     points, off_scale = _on_scale(points)
     notes += ["Arrow at the edge: faster than the axis shows, with its time."] * bool(off_scale)
     figure = style.new_figure(4.3, caption.title, notes, caption.message)
@@ -442,7 +447,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     ax.set_ylim(min(values) - pad, max(values) + pad)
-    ax.set(xlabel=f"Latency, {label} (ms, log scale)", ylabel="mIoU (%)")
+    ax.set(xlabel=f"Latency, {label} (ms, log scale)", ylabel=_axis(protocol))
     corners: list[tuple[float, float]] = []
     for r in frames.pareto_front(points).itertuples():
         corners += [(r.ms, corners[-1][1])] if corners else []
@@ -640,7 +645,7 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
     columns = -(-len(names) // -(-len(names) // fit))
     _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=1)
     ax.set_xlim(*frames.percent_limits(frames.values_of(frame)))
-    ax.set_xlabel("mIoU (%)")
+    ax.set_xlabel(_axis(group[0]))
     return figure
 
 
@@ -666,7 +671,7 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "cli
         "side.",
         *_missing_notes(record, unique(frame["protocol"])),
     ]
-    return _curves_figure(record, caption, notes, frame, "clicks", "Clicks")
+    return _curves_figure(record, caption, notes, frame, "clicks", "Clicks", _axis(group[0]))
 
 
 def robustness_figure(record: RunRecord, clean: Protocol, family: str, frame: Any) -> Any:
@@ -674,11 +679,17 @@ def robustness_figure(record: RunRecord, clean: Protocol, family: str, frame: An
     caption = captions.robustness(record, clean, family, frame)
     notes = [frames.robustness_note(clean), "The dots of a percentage stand side by side."]
     label = frames.DISTURBANCES[family]
-    return _curves_figure(record, caption, notes, frame, "percent", label)
+    return _curves_figure(record, caption, notes, frame, "percent", label, _axis(clean))
 
 
 def _curves_figure(
-    record: RunRecord, caption: Caption, notes: Sequence[str], frame: Any, axis: str, label: str
+    record: RunRecord,
+    caption: Caption,
+    notes: Sequence[str],
+    frame: Any,
+    axis: str,
+    label: str,
+    y_label: str,
 ) -> Any:
     """Accuracy against a column of a frame, with intervals and a line for every model."""
     figure = style.new_figure(4.0, caption.title, notes, caption.message)
@@ -698,7 +709,7 @@ def _curves_figure(
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xlim(ticks[0] - gap / 2, ticks[-1] + gap / 2)
     ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
-    ax.set(xlabel=label, ylabel="mIoU (%)")
+    ax.set(xlabel=label, ylabel=y_label)
     _name_lines(figure, ax, ends)
     return figure
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
-from benchmarks.prompts.protocols import listed_protocols
+from benchmarks.prompts.protocols import listed_protocols, reference_model
 from benchmarks.records.record import (
     ComparisonRow,
     DetectorRow,
@@ -27,6 +27,7 @@ from benchmarks.tables.columns import (
     interval_column,
     median_cell,
     median_column,
+    named_for,
     number_column,
     percent_column,
     text_column,
@@ -110,6 +111,12 @@ def _by_reference(
     return [(name, *table) for name, table in tables.items()]
 
 
+def _against(dataset: str, reference: str) -> str:
+    """A dataset and its reference, for the title of a table."""
+    teacher = reference_model(reference)
+    return f"{dataset}, {f'agreement with {teacher}' if teacher else f'reference {reference}'}"
+
+
 def _reference_notes(dataset: str, reference: str) -> list[str]:
     notes = []
     if reference.startswith("teacher:"):
@@ -153,8 +160,10 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
         "miou", queries.listed(queries.protocols(record))
     ):
         rows = [row for row in record.miou if protocol_of(row) in group]
+        noun = queries.accuracy_name(reference, title=True)
         notes = [
-            "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
+            f"{noun}: mean IoU over instances; intervals: 95 % bootstrap over images. CSV: "
+            "fractions.",
             "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
             "Small < 32² ≤ medium < 96² ≤ large, annotation area in pixels.",
             *_reference_notes(dataset, reference),
@@ -175,9 +184,9 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
             notes.append(f"Prompt manifests (sha256): {', '.join(hashes)}.")
         order = {protocol: index for index, protocol in enumerate(group)}
         rows.sort(key=lambda row: (order[protocol_of(row)], models.index(row.model)))
-        title = f"Accuracy on {dataset}, reference {reference}"
+        title = f"Accuracy on {_against(dataset, reference)}"
         shown = map(_without_random_figures, rows)
-        tables.append(build_table(name, title, _MIOU_COLUMNS, shown, notes))
+        tables.append(build_table(name, title, named_for(reference, _MIOU_COLUMNS), shown, notes))
     return tuple(tables)
 
 
@@ -240,6 +249,7 @@ def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
 def _leaderboard(
     record: RunRecord, name: str, dataset: str, reference: str, group: Sequence[Protocol]
 ) -> Table:
+    noun = queries.accuracy_name(reference, title=True)
     ranked: list[_Ranked] = []
     ungrouped = []
     for protocol in group:
@@ -258,7 +268,7 @@ def _leaderboard(
             "two-sided, corrected (Holm) over all pairs of models and all protocols here."
         )
     notes += [
-        "mIoU: mean over instances; CI: 95 % bootstrap over images. CSV: fractions.",
+        f"{noun}: mean IoU over instances; CI: 95 % bootstrap over images. CSV: fractions.",
         *_reference_notes(dataset, reference),
         *queries.notes_on_models(record, (each.row.model for each in ranked)),
         *ungrouped,
@@ -285,8 +295,9 @@ def _leaderboard(
         for why, rows in missing.items()
     ]
     boundary = any(each.row.boundary_miou is not None for each in ranked)
-    title = f"Leaderboard on {dataset}, reference {reference}"
-    return build_table(name, title, _leaderboard_columns(boundary=boundary), ranked, notes)
+    title = f"Leaderboard on {_against(dataset, reference)}"
+    columns = named_for(reference, _leaderboard_columns(boundary=boundary))
+    return build_table(name, title, columns, ranked, notes)
 
 
 def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | None]:
@@ -453,20 +464,24 @@ def robustness_tables(record: RunRecord) -> tuple[Table, ...]:
     found = unique(protocol_of(row) for row in record.robustness)
     for name, dataset, reference, group in _by_reference("robustness", found):
         rows = [row for row in record.robustness if protocol_of(row) in group]
+        noun = queries.accuracy_name(reference)
         notes = [
-            "Loss: mIoU for the clean prompt minus mIoU for the disturbed one, paired by instance; "
+            f"Loss: {noun} for the clean prompt minus {noun} for the disturbed one, paired by "
+            "instance; "
             "interval: 95 % bootstrap over images. CSV: fractions.",
             *_reference_notes(dataset, reference),
         ]
-        title = f"Robustness to disturbed prompts on {dataset}, reference {reference}"
+        title = f"Robustness to disturbed prompts on {_against(dataset, reference)}"
         rows.sort(key=lambda row: group.index(protocol_of(row)))
-        tables.append(build_table(name, title, _ROBUSTNESS_COLUMNS, rows, notes))
+        tables.append(
+            build_table(name, title, named_for(reference, _ROBUSTNESS_COLUMNS), rows, notes)
+        )
     return tuple(tables)
 
 
 def category_tables(record: RunRecord) -> tuple[Table, ...]:
     """Mean IoU by category, one table for each headline protocol, one column a model."""
-    tables = []
+    tables: dict[str, Table] = {}
     for protocol in queries.headline(record):
         rows = [row for row in record.miou if protocol_of(row) == protocol and is_ranked(row)]
         means = {row.model: {c.category: c.miou for c in row.by_category} for row in rows}
@@ -484,9 +499,11 @@ def category_tables(record: RunRecord) -> tuple[Table, ...]:
                 ),
             )
             name = "-".join(("categories", slug(protocol.protocol), slug(protocol.reference)))
-            title = f"mIoU by category, {protocol.label}"
-            tables.append(build_table(name, title, columns, values))
-    return tuple(tables)
+            name = f"{name}-{slug(protocol.dataset)}" if name in tables else name
+            noun = queries.accuracy_name(protocol.reference, title=True)
+            title = f"{noun} by category, {protocol.label}"
+            tables[name] = build_table(name, title, columns, values)
+    return tuple(tables.values())
 
 
 def detector_table(record: RunRecord) -> Table:

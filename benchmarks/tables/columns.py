@@ -10,7 +10,13 @@ from typing import Any
 from benchmarks.records.record import EverythingRow, LatencyRow, WeightsRow
 from benchmarks.records.statistics import MIN_PROCESSES, Spread
 from benchmarks.tables.formatting import clean, number, percent, spread_text
-from benchmarks.tables.record_queries import shipped_notes, spread_of, unique, weights_label
+from benchmarks.tables.record_queries import (
+    accuracy_name,
+    shipped_notes,
+    spread_of,
+    unique,
+    weights_label,
+)
 from benchmarks.tables.table import Align, Cell, Column, Raw, Table
 
 ENDS = ("ci95_low", "ci95_high", "range_low", "range_high")
@@ -94,8 +100,15 @@ def value_column(
     return RowColumn(Column(header, raw, unit, align, csv_only, rank), cell)
 
 
+def named_for(reference: str, columns: Iterable[RowColumn]) -> tuple[RowColumn, ...]:
+    """Columns whose headers call the accuracy as the reference demands."""
+    name = accuracy_name(reference, title=True)
+    heads = ((each, each.column.header.replace("mIoU", name)) for each in columns)
+    return tuple(replace(each, column=replace(each.column, header=head)) for each, head in heads)
+
+
 text_column = partial(value_column, show=clean, align="left")
-count_column = partial(value_column, show=str)
+count_column = partial(value_column, show="{:,}".format)
 number_column = partial(value_column, show=number)
 percent_column = partial(value_column, show=percent, unit="%")
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MILLION = "10⁶"
+MINUS = "−"
 
 _MARKDOWN = re.compile(r"([\\`*_|~$])")
 _LATEX = {
@@ -20,7 +21,7 @@ _LATEX = {
     "-": "-{}",  # two of them in a row would be set as a dash
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}", "×": r"\texttimes{}", "≤": r"$\leq$",
+    "`": r"\textasciigrave{}", MINUS: r"$-$", "×": r"\texttimes{}", "≤": r"$\leq$",
     **{power: rf"\textsuperscript{{{digit}}}" for digit, power in zip("026", "⁰²⁶", strict=True)},
 }  # fmt: skip
 
@@ -69,10 +70,13 @@ def decimals(value: float, spread: float | None = None) -> int:
 
 
 def number(value: float, digits: int | None = None) -> str:
-    """Formats a value with `digits` decimals, by default with three significant digits."""
+    """Formats a value with `digits` decimals, by default with three significant digits.
+
+    Thousands have commas, and values below zero a minus sign (U+2212).
+    """
     # Adding zero to a value that rounds to zero removes its sign.
     digits = decimals(value) if digits is None else digits
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS)
 
 
 def interval(value: float, bounds: tuple[float, float] | None, digits: int | None = None) -> str:

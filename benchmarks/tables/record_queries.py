@@ -108,6 +108,13 @@ def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
     return groups
 
 
+def accuracy_name(reference: str, *, title: bool = False) -> str:
+    """What a mean IoU is called: `mIoU`, or `agreement` if a model's masks are the reference."""
+    if reference_model(reference) is None:
+        return "mIoU"
+    return "Agreement" if title else "agreement"
+
+
 def setup_of(row: LatencyRow) -> Setup:
     """Setup of a time."""
     return Setup(row.device, row.precision, row.threads)

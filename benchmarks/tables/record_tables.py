@@ -326,13 +326,14 @@ def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
 
     def text(entry: _Entry) -> str:
         size = value(entry)
-        return "not measured" if size is None else f"{size / MIB:.0f}"
+        return "not measured" if size is None else f"{size / MIB:,.0f}"
 
     return value_column(header, raw, text=text, unit="MiB", get=(value,))
 
 
-def _miou_column(header: str, protocol: Protocol) -> RowColumn:
-    """Mean IoU with its interval, or the reason for its lack."""
+def _miou_column(protocol: Protocol, where: str = "") -> RowColumn:
+    """Mean IoU with its interval, or the reason for its lack; `where` ends the header."""
+    header = f"{queries.accuracy_name(protocol.reference, title=True)}{where}"
 
     def cell(entry: _Entry) -> Cell:
         row = queries.find_miou(entry.record, protocol, entry.model)
@@ -394,8 +395,8 @@ def summary_table(record: RunRecord) -> Table:
     for protocol in shown:
         # A dataset that all columns share is named in a note.
         dataset = "" if one_dataset else f", {protocol.dataset}"
-        header = f"mIoU {protocol.protocol} vs {protocol.reference}{dataset}"
-        columns.append(_miou_column(header, protocol))
+        where = f" {protocol.protocol} vs {protocol.reference}{dataset}"
+        columns.append(_miou_column(protocol, where))
     rows = (_Entry(record, model, setup) for model in model_names(record) for setup in timed)
     return build_table("summary", "Summary", columns, rows, _summary_notes(record, timed, shown))
 
@@ -415,7 +416,8 @@ def _summary_notes(
     if shown:
         datasets = ", ".join(queries.unique(protocol.dataset for protocol in shown))
         notes.append(
-            f"mIoU on {datasets}: mean over instances [95 % bootstrap interval over images]; "
+            f"Accuracy on {datasets}: mean IoU over instances [95 % bootstrap interval over "
+            "images]; "
             "columns name protocol and reference."
         )
     hidden = Counter(p.reference for p in queries.protocols(record) if p not in shown)
@@ -455,7 +457,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     others = [entry.model for entry in entries if entry not in ranked]
     columns = [
         MODEL,
-        *([] if protocol is None else [_miou_column("mIoU", protocol)]),
+        *([] if protocol is None else [_miou_column(protocol)]),
         _time_column("End to end", "end_to_end", None, bounds=False),
         _time_column("Encode", "encode", None, bounds=False),
         _time_column("Decode", "decode", 1, bounds=False),
@@ -464,7 +466,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     ]
     notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
     if ranked and others:
-        notes.append(f"No accuracy under this protocol: {', '.join(others)}.")
+        notes.append(f"No value under this protocol: {', '.join(others)}.")
     return build_table("selection", "Models", columns, ranked or entries, notes)
 
 
@@ -493,7 +495,7 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
     ]
     for protocol in shown:
         dataset = f", {protocol.dataset}" if len(shown) > 1 else ""
-        measured.append(_miou_column(f"mIoU {protocol.protocol}{dataset}", protocol))
+        measured.append(_miou_column(protocol, f" {protocol.protocol}{dataset}"))
     columns = (
         text_column("Model", "model"),
         RowColumn(WEIGHTS_COLUMN, weights),

@@ -13,6 +13,7 @@ from benchmarks.tables.columns import (
     build_table,
     count_column,
     interval_column,
+    named_for,
     text_column,
 )
 from benchmarks.tables.formatting import slug
@@ -78,6 +79,8 @@ def subgroup_tables(rows: Sequence[SubgroupRow]) -> tuple[Table, ...]:
         order = {name: index for index, name in enumerate(queries.unique(r.group for r in part))}
         part.sort(key=lambda row: order[row.group])
         notes = [NOTES[dimension], "Intervals: 95 % bootstrap over images. CSV: fractions."]
-        title = f"mIoU by {dimension}, {protocol.label}"
-        tables[name] = build_table(name, title, COLUMNS, part, notes)
+        noun = queries.accuracy_name(protocol.reference, title=True)
+        title = f"{noun} by {dimension}, {protocol.label}"
+        columns = named_for(protocol.reference, COLUMNS)
+        tables[name] = build_table(name, title, columns, part, notes)
     return tuple(tables.values())

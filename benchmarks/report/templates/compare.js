@@ -38,7 +38,6 @@
   pair.append(chart, lists);
   place.append(bar, verdict, detail, pair);
 
-  const points = (value) => `${(value / 10).toFixed(1)}`;
   const iou = (value) => (value / 1000).toFixed(3);
   const describe = (each) => `image ${each.image}, object ${each.annotation}`
     + `${each.category ? `, ${each.category}` : ""}, ${each.area.toLocaleString("en")} px: `
@@ -68,38 +67,11 @@
     return found;
   };
 
+  // The verdict and its figures, which do not depend on the order of the models.
   const sentence = () => {
     const key = `${page.selection.dataset}|${page.selection.protocol}`;
     const row = pairs[key].find(([a, b]) => [a, b].includes(state.a) && [a, b].includes(state.b));
-    const { of, image } = datasets[page.selection.dataset];
-    const sample = of > image.length
-      ? ` A random sample of ${image.length.toLocaleString("en")} of ${of.toLocaleString("en")} objects is drawn; the numbers are those of all.` : "";
-    if (!row) return ["No prompt was answered by both.", ""];
-    const sign = row[0] === state.a ? 1 : -1;
-    const [, , value, ends, images, n, measurable, ...above] = row;
-    const [better, worse] = sign > 0 ? above : above.reverse();
-    const counts = `IoU differs by more than 0.01 for ${(better + worse).toLocaleString("en")} of `
-      + `${n.toLocaleString("en")} objects: ${better.toLocaleString("en")} better with ${state.a}, `
-      + `${worse.toLocaleString("en")} with ${state.b}.`;
-    const bounds = ends && (sign > 0 ? ends : [-ends[1], -ends[0]]);
-    const text = (number) => (Math.abs(number) < 0.05 ? "0.0" : number.toFixed(1));
-    const range = bounds ? ` [${text(bounds[0])}, ${text(bounds[1])}]` : "";
-    const apart = measurable ?? (bounds && bounds[0] * bounds[1] > 0);
-    const difference = sign * value;
-    const teacher = page.selection.protocol.split(" vs teacher:")[1];
-    const more = teacher
-      ? `agrees ${difference > 0 ? "more" : "less"} with ${teacher}`
-      : `is ${difference > 0 ? "better" : "worse"}`;
-    const first = apart
-      ? `${state.a} ${more} than ${state.b}: `
-      : `${state.a} and ${state.b} cannot be distinguished: `;
-    const how = measurable === null
-      ? "from different runs, not corrected for the number of comparisons"
-      : "corrected for all comparisons of the run";
-    return [
-      `${first}${difference > 0 && text(difference) !== "0.0" ? "+" : ""}${text(difference)}${range} points of mIoU.`,
-      `Paired by object, 95 % interval over ${images} images, ${n.toLocaleString("en")} objects; ${how}. ${counts}${sample}`,
-    ];
+    return row ? [row[2], row[3] + row[4]] : ["No prompt was answered by both.", ""];
   };
 
   const list = (title, rows) => {
@@ -175,8 +147,8 @@
     detail.textContent = `${second} Click a dot or a line for its object.`;
     const ordered = [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));
     lists.replaceChildren(
-      list(`Better with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a > each.b)),
-      list(`Better with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b > each.a)),
+      list(`Higher IoU with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a > each.b)),
+      list(`Higher IoU with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b > each.a)),
     );
     waiting = found;
     if (seen) draw(found);

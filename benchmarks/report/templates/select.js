@@ -205,6 +205,10 @@
   paint();
   page.start = () => {
     restore();
-    document.getElementById(page.recall("at")[0] ?? "")?.scrollIntoView();
+    const section = document.getElementById(page.recall("at")[0] ?? "");
+    if (!section) return;
+    // The browser would go back to where the page was when it was left.
+    history.scrollRestoration = "manual";
+    section.scrollIntoView({ behavior: "instant" });
   };
 })();

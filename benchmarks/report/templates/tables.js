@@ -35,7 +35,9 @@
         sort(table, index, next);
         page.say(next === "none" ? "Order as it was" : `Sorted by ${name}, ${next}`);
       }, name ? undefined : `Sort by column ${index + 1}`);
-      head.textContent = "";
+      const text = document.createElement("span");
+      text.append(...head.childNodes);
+      button.replaceChildren(text);
       head.append(button);
       head.setAttribute("aria-sort", "none");
     });

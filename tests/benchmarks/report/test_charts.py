@@ -225,8 +225,13 @@ def test_subgroups_leave_out_the_reference_and_name_it() -> None:
     assert figure.message == ""
     many = [SubgroupRow(*where[:3], "category", f"c{i}", "b", 9, 90, 0.5, None) for i in range(21)]
     (figure,) = subgroups(["a", "b"], many)
-    assert figure.notes[-1] == "The 20 largest of 21."
-    assert len(figure.table.rows) == 20
+    assert figure.notes[-1] == "In the chart are the 20 largest."
+    few = SubgroupRow(*where[:3], "category", "rare", "b", 4, 19, 1.0, None)
+    (figure,) = subgroups(["a", "b"], [*many[:3], few])
+    assert {row["label"].split("|")[0] for row in values(figure)} == {"c0", "c1", "c2"}
+    assert "1 of 4 have fewer than 20 objects or 5 images" in figure.notes[-1]
+    assert "rare" in figure.table.to_csv()
+    assert len(figure.table.rows) == 4
 
 
 def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) -> None:

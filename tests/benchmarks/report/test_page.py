@@ -125,7 +125,7 @@ def test_every_machine_is_named(record: RunRecord) -> None:
 def test_numbers_match_the_record(record: RunRecord) -> None:
     text = Parsed(page(record)).text
     assert "74.4 [71.4, 76.9]" in text
-    assert "1200 (range 1176 to 1224)" in text
+    assert "1,200 (range 1,176 to 1,224)" in text
 
 
 def test_first_screen_answers_in_a_sentence_and_seven_columns(record: RunRecord) -> None:

@@ -134,7 +134,7 @@ def test_models_are_ranked_with_their_groups(board: RunRecord) -> None:
 
 def test_the_distance_to_the_best_is_positive_for_either_order_of_a_pair(board: RunRecord) -> None:
     (table,) = leaderboard_tables(board)
-    assert column(table, "Behind best [CI]")[:2] == ["best", "0.6 [-1.4, 1.6]"]
+    assert column(table, "Behind best [CI]")[:2] == ["best", "0.6 [−1.4, 1.6]"]
     assert column(table, "p")[:2] == ["", "<0.001"]
     raw = csv_rows(table)
     assert float(raw[1]["behind_best"]) == pytest.approx(0.006)
@@ -338,7 +338,7 @@ def test_everything_figures_time_and_provenance(make_record: Make) -> None:
     table = everything_table(make_record(1, everything=(everything("m"),), config=config))
     assert column_texts(table, "AR@1000") == ["59.1"]
     assert column_texts(table, "AR@1000 medium") == [""]
-    assert column_texts(table, "Median (range)") == ["1600 (range 1200 to 2900)"]
+    assert column_texts(table, "Median (range)") == ["1,600 (range 1,200 to 2,900)"]
     assert "Range of times: the fastest and the slowest image." in table.notes
     (row,) = csv_rows(table)
     assert (row["ar1000"], row["ar1000_large"]) == ("0.5912", "0.8")
@@ -397,7 +397,7 @@ def test_a_model_is_not_ranked_against_its_own_masks(make_record: Make) -> None:
     (accuracies,) = miou_tables(record)
     assert "net is compared with its own masks, which is no result." in accuracies.notes
     summary = summary_table(record)
-    assert column_texts(summary, "mIoU box vs teacher:net") == [
+    assert column_texts(summary, "Agreement box vs teacher:net") == [
         "reference (1)",
         "90.0 [71.4, 76.9]",
     ]
