@@ -51,8 +51,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -73,14 +73,14 @@ from benchmarks.evidence import cold_start
 from benchmarks.evidence.backends import REFERENCE, default_names, encoder_flops, names
 from benchmarks.evidence.competitor import competitor
 from benchmarks.latency import controller
-from benchmarks.latency.controller import WorkerError, fresh_processes, run_task
+from benchmarks.latency.controller import Worker, WorkerError, fresh_processes, run_task
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, select_candidate
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads, use_threads
-from benchmarks.records.statistics import Samples, Spread, median_spread, spread_fields
-from mobilesam.errors import UsageError, WeightsError
+from benchmarks.records.statistics import Samples, median_spread, spread_fields
+from mobilesam.errors import UsageError
 from mobilesam.weights.cache import digest_file
 
 Document = dict[str, Any]
@@ -113,6 +113,39 @@ LOOPS = {"as it comes": False, "with kept buffers": True}
 # --- inference ------------------------------------------------------------------------------------
 
 
+class Side(NamedTuple):
+    """A backend, and how its process is started."""
+
+    backend: str
+    variables: Variables = MappingProxyType({})
+    only_free: bool = False  # leaves a core to the competitor
+
+
+@contextmanager
+def _started(
+    sides: Mapping[str, Side], weights: Path | None, threads: int, rng: np.random.Generator
+) -> Iterator[dict[str, Worker]]:
+    """A fresh process for each side, with its model loaded."""
+    task, checkpoint = "benchmarks.evidence.backends:inference_task", weights and str(weights)
+    setups = {
+        name: controller.task_setup(
+            task,
+            max(1, threads - side.only_free),
+            side.variables,
+            backend=side.backend,
+            weights=checkpoint,
+        )
+        for name, side in sides.items()
+    }
+    with fresh_processes(setups, rng, limit_s=None) as workers:
+        for name, worker in workers.items():
+            try:
+                worker.answer()
+            except WorkerError as error:
+                raise WorkerError(f"{name}: {error}") from error
+        yield workers
+
+
 @dataclass
 class Timings:
     """Turns of one backend in one task by process: medians of repeated calls, and first calls."""
@@ -136,28 +169,16 @@ def time_backends(
     """Times all backends in turns, in several sets of fresh processes: timings by task and backend.
 
     Each process has `n_turns` timed turns of each task (`encoder` or `decoder-N`), after one that
-    is not timed. Without a checkpoint the weights are random.
+    is not timed.
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
-    rng = np.random.default_rng(0)
-    task_path, checkpoint = "benchmarks.evidence.backends:inference_task", weights and str(weights)
-    setups = {
-        name: controller.task_setup(
-            task_path, threads, _AS_IT_COMES, backend=name, weights=checkpoint
-        )
-        for name in backends
-    }
+    sides, rng = {name: Side(name, _AS_IT_COMES) for name in backends}, np.random.default_rng(0)
     for _ in range(processes):
         with (
             tempfile.TemporaryDirectory() as folder,
-            fresh_processes(setups, rng, limit_s=None) as workers,
+            _started(sides, weights, threads, rng) as workers,
         ):
             output = Path(folder) / "output.npy"
-            for name, worker in workers.items():
-                try:
-                    worker.answer()
-                except WorkerError as error:
-                    raise WorkerError(f"{name}: {error}") from error
             for task, timings in found.items():
                 for name, worker in workers.items():
                     worker.ask("call", phase=task, **BLOCK)  # compiles, fills caches
@@ -223,33 +244,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _published_weights(given: Path | None) -> Path | None:
-    """The given checkpoint, otherwise the published one if it is on this machine."""
-    from mobilesam.weights.checkpoints import resolve
-
-    if given is not None:
-        return given
-    with suppress(WeightsError):
-        return resolve("mobilesam", overrides={}, offline=True, trust=False).path
-    return None
-
-
-def _sha256(weights: Path | None) -> str | None:
-    return None if weights is None else digest_file(weights).sha256
-
-
 def measure_inference(arguments: argparse.Namespace) -> Document:
     """Times the backends and prints their table; see the module."""
-    weights = _published_weights(arguments.weights)
     settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
     sides, tasks, n_turns = arguments.sides, arguments.tasks, arguments.turns
-    rows = summarise(time_backends(sides, tasks, weights, **settings, n_turns=n_turns))
+    rows = summarise(time_backends(sides, tasks, arguments.weights, **settings, n_turns=n_turns))
     print_rows(rows)
     return {
         **settings,
         "turns": n_turns,
         "block": BLOCK,
-        "weights": _sha256(weights),
         "product_gflops": _product_gflops(arguments),
         "encoder_flops": encoder_flops(),
         "rows": rows,
@@ -362,23 +366,13 @@ def measure_everything(arguments: argparse.Namespace) -> Document:
     }
 
 
-def ratios_of_images(ours_s: Sequence[float], theirs_s: Sequence[float]) -> list[float]:
-    """Times as fast as the other side, for the images that both sides have."""
-    return [theirs / ours for ours, theirs in zip(ours_s, theirs_s, strict=False)]
-
-
-def spread_of_images(ratios: Sequence[float]) -> Spread | None:
-    """95 % interval of ratios of five or more images, otherwise a range; an image is a process."""
-    return median_spread([[ratio] for ratio in ratios])
-
-
 def _comparison(ours: Sequence[Document], theirs: Sequence[Document]) -> Document:
     """Times and masks of two sides on the images that both have; one may have the first only."""
     shared = slice(min(len(ours), len(theirs)))
     sides = ours[shared], theirs[shared]
     seconds, their_seconds = ([each["seconds"] for each in side] for side in sides)
-    ratios = ratios_of_images(seconds, their_seconds)
-    bounds = spread_fields(spread_of_images(ratios))
+    ratios = [b / a for a, b in zip(seconds, their_seconds, strict=True)]
+    bounds = spread_fields(median_spread([[ratio] for ratio in ratios]))
     n_ours, n_theirs = (sum(len(each["records"]) for each in side) for side in sides)
     pairs = zip(*sides, strict=True)
     counts = np.array([matched(a["records"], b["records"]) for a, b in pairs]).sum(axis=0)
@@ -567,19 +561,11 @@ def measure_evaluation(arguments: argparse.Namespace) -> Document:
 # --- under load -----------------------------------------------------------------------------------
 
 
-class LoadSide(NamedTuple):
-    """An implementation under load: its backend, and the variables of its process."""
-
-    backend: str
-    variables: Variables = MappingProxyType({})
-    only_free: bool = False  # leaves a core to the competitor
-
-
 LOAD_SIDES = {
-    "fast": LoadSide("fast"),
-    "fast-free": LoadSide("fast", only_free=True),
-    "fast-spinning": LoadSide("fast", _AS_IT_COMES),
-    **{name: LoadSide(name, _AS_IT_COMES) for name in ("authors", "onnx", "openvino")},
+    "fast": Side("fast"),
+    "fast-free": Side("fast", only_free=True),
+    "fast-spinning": Side("fast", _AS_IT_COMES),
+    **{name: Side(name, _AS_IT_COMES) for name in ("authors", "onnx", "openvino")},
 }
 
 
@@ -590,20 +576,12 @@ def time_under_load(
     found: dict[str, dict[str, dict[bool, list[list[float]]]]] = {
         task: {side: {False: [], True: []} for side in sides} for task in arguments.tasks
     }
-    rng, weights = np.random.default_rng(0), arguments.weights and str(arguments.weights)
-    task_path, setups = "benchmarks.evidence.backends:inference_task", {}
-    for name in sides:
-        side = LOAD_SIDES[name]
-        threads = max(1, arguments.threads - side.only_free)
-        given = {"backend": side.backend, "weights": weights}
-        setups[name] = controller.task_setup(task_path, threads, side.variables, **given)
+    chosen, rng = {name: LOAD_SIDES[name] for name in sides}, np.random.default_rng(0)
     for process in range(1, arguments.processes + 1):
         with (
-            fresh_processes(setups, rng, limit_s=None) as workers,
+            _started(chosen, arguments.weights, arguments.threads, rng) as workers,
             competitor(arguments.nice) as other,
         ):
-            for worker in workers.values():
-                worker.answer()
             for task, calls in found.items():
                 sys.stderr.write(f"processes {process} of {arguments.processes}: {task}\n")
                 for name, worker in workers.items():
@@ -645,12 +623,11 @@ def summarise_load(
 
 def measure_load(arguments: argparse.Namespace) -> Document:
     """Times all sides alone and while another process is busy; see the module."""
-    weights = arguments.weights = _published_weights(arguments.weights)
     installed = default_names(arguments.isa)
     sides = [name for name, side in LOAD_SIDES.items() if side.backend in installed]
     rows = summarise_load(time_under_load(sides, arguments))
     settings = {name: getattr(arguments, name) for name in ("processes", "turns", "nice")}
-    return {**settings, "weights": _sha256(weights), "rows": rows}
+    return {**settings, "rows": rows}
 
 
 # --- cold start -----------------------------------------------------------------------------------
@@ -709,7 +686,7 @@ def measure_cold_start(arguments: argparse.Namespace) -> Document:
                 "iou": float(np.logical_and(*masks).sum() / np.logical_or(*masks).sum()),
             }
         )
-    return {"turns": arguments.turns, "weights": _sha256(arguments.weights), "rows": rows}
+    return {"turns": arguments.turns, "rows": rows}
 
 
 # --- command line ---------------------------------------------------------------------------------
@@ -733,9 +710,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         commands.add_parser(name, help=text) for name, (_, text) in MEASURES.items()
     )
     for each, n_processes in ((inference, 3), (load, 3)):
-        each.add_argument(
-            "--weights", type=Path, help="checkpoint; else the published one if here, else random"
-        )
+        each.add_argument("--weights", type=Path, help="checkpoint; else the published or shipped")
         each.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
         each.add_argument("--processes", type=int, default=n_processes)
         each.add_argument("--turns", type=int, default=3, help="timed turns a process")
@@ -768,6 +743,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1; got {value}")
     if arguments.weights is not None and not arguments.weights.is_file():
         parser.error(f"{arguments.weights} is no file; give a checkpoint of MobileSAM")
+    if arguments.weights is None:
+        from mobilesam.weights.checkpoints import resolve
+
+        arguments.weights = resolve("mobilesam", overrides={}, offline=True, trust=False).path
     if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
         parser.error(f"{arguments.out.parent} is no folder; make it, or choose another --out")
     if arguments.command == "inference":
@@ -788,11 +767,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.command == "everything":
         if (arguments.images is None) != (arguments.annotations is None):
             parser.error("give both --images and --annotations, or neither for the photos")
-        if arguments.weights is None:
-            from mobilesam.weights.checkpoints import resolve
-
-            found = resolve("mobilesam", overrides={}, offline=True, trust=False)
-            arguments.weights = found.path
         arguments.sides = tuple(arguments.sides.split(","))
         if set(arguments.sides) - set(SIDES) or len(set(arguments.sides)) < len(arguments.sides):
             parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")
@@ -815,7 +789,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _limit(isa)
     other_load = wait_if_published(arguments.out)
     found = MEASURES[arguments.command][0](arguments)
-    found["isa"] = isa
+    found |= {"weights": digest_file(arguments.weights).sha256, "isa": isa}
     found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
     write_document(found, arguments.out, print_it=arguments.command != "inference")
     return 0

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.evaluation.comparison import compare_models
 from benchmarks.evidence.pages import ROOT, render, write_page
-from benchmarks.evidence.speed import ratios_of_images, spread_of_images
 from benchmarks.records.documents import read_document
 from benchmarks.records.record import RECORD_NAME, MiouRow
-from benchmarks.records.statistics import MIN_PROCESSES, Interval, Spread
+from benchmarks.records.statistics import MIN_PROCESSES, Interval
 from benchmarks.regression.compare import Run, load_run
 from benchmarks.tables.formatting import interval, number, percent
 from mobilesam.errors import DataError
@@ -32,12 +31,8 @@ RESULTS, PAGE = Path("results/speedups"), Path("docs/speed.md")
 RUNS, ACCURACY = Path("results/runs"), "speed-accuracy-*"
 BASE = "mobilesam-fast"
 """Other models of the same weights are compared with it, on the same prompts."""
-KINDS = {
-    "inference": ("inference",),
-    "everything": ("everything", "hierarchical"),
-    **{kind: (kind,) for kind in ("evaluation", "load", "cold-start", "cuda")},
-}
-"""Beginnings of the names of the files of each kind."""
+KINDS = ("inference", "everything", "evaluation", "load", "cold-start", "cuda")
+"""Beginnings of the names of the files."""
 _KIND = "speed benchmark"
 _INT8 = ("int8", "openvino-int8", "onnx-int8")
 _STEPS = ("plain", "batches", "folded", "fast")
@@ -101,14 +96,14 @@ GAINS = (
 def load_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All results by kind; within a kind, wider vector instructions first."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for kind, names in KINDS.items():
-        paths = (path for name in names for path in sorted(folder.glob(f"{name}*.json")))
+    for kind in KINDS:
+        paths = sorted(folder.glob(f"{kind}*.json"))
         documents = [each for path in paths if (each := read_document(path, _KIND)) is not None]
         found[kind] = sorted(documents, key=lambda each: processor(each) == "AVX2")
-    for each in found["everything"]:
-        # An earlier choice of points, from before sides were compared with the grid.
-        if each["base"] != "grid" and "against_grid" not in each["sides"].get("hierarchical", {}):
-            each["sides"].pop("hierarchical", None)
+    for each in found["inference"]:
+        if each["processes"] < MIN_PROCESSES:
+            # An older document with a bootstrap of few processes, which is no interval.
+            each["rows"] = [row | {"ci95": None} for row in each["rows"]]
     return found
 
 
@@ -138,15 +133,13 @@ def page(folder: Path, runs: Path) -> str:
         limited=_limited,
         targets=[target.cells for target in targets(results, accuracies)],
         bounds=_bounds,
-        kind_of_bounds=_kind_of_bounds,
+        notes=_notes,
+        bounds_notes=_bounds_notes,
         steps=_steps,
         all_steps=_STEPS,
         task_names=_TASKS,
         faults=_faults,
         thread_choice=_thread_choice,
-        spreads=_spreads,
-        spread_text=_spread_text,
-        least=MIN_PROCESSES,
     )
 
 
@@ -353,8 +346,8 @@ def _everything_targets(found: Document, name: str) -> Iterator[Target]:
         yield Target("everything, default grid", name, 8.0, ours["times_quicker"])
         least = min(ours["ours_among_theirs"], ours["theirs_among_ours"])
         yield Target("its masks matched both ways", name, 0.99, least, unit="%")
-    compared = fewer and (fewer if found["base"] == "grid" else fewer.get("against_grid"))
-    if fewer and compared and ours is not None:
+    if fewer is not None and ours is not None:
+        compared = fewer["against_grid"]
         yield Target("hierarchical grid against it", name, 2.5, compared["times_quicker"])
         share = compared["theirs_among_ours"]
         yield Target("masks of the grid that it finds", name, 0.95, share, unit="%")
@@ -407,29 +400,29 @@ def _accuracy_target(found: Accuracy) -> Target | None:
                   is_most=True, unit=" points", bounds=lost)  # fmt: skip
 
 
-def _spread_text(spread: Spread | None) -> str:
-    """Brackets for an interval, parentheses for a range, nothing for one without a width."""
-    if spread is None or spread.bounds[0] == spread.bounds[1]:
-        return ""
-    form = " (range {:.2f} to {:.2f})" if spread.is_range else " [{:.2f}, {:.2f}]"
-    return form.format(*spread.bounds)
+def _bounds(row: Document, key: str = "") -> str:
+    """Interval or range of a ratio in a row, after it; nothing for one without a width."""
+    for name, form in (("ci95", " [{:.2f}, {:.2f}]"), ("range", " (range {:.2f} to {:.2f})")):
+        ends = row.get(key + name)
+        if ends is not None and ends[0] != ends[1]:
+            return form.format(*ends)
+    return ""
 
 
-def _bounds(row: Document, processes: int) -> str:
-    """Interval or range of the ratio of a row; in older documents a bootstrap of few processes."""
-    ends = row["ci95"] or row.get("range")
-    text = "" if ends is None else _spread_text(Spread((ends[0], ends[1]), row["ci95"] is None))
-    is_bootstrap = row["ci95"] is not None and processes < MIN_PROCESSES
-    return text.replace("[", "(").replace(", ", " to ").replace("]", ")") if is_bootstrap else text
+def _notes(rows: Sequence[Document], n: int) -> list[str]:
+    """What the bounds of rows are, for ratios of `n` processes."""
+    return _bounds_notes([_bounds(row) for row in rows],
+                         f"median of {n} processes" if n > 1 else "ratio of a turn of one process",
+                         f"{n} processes")  # fmt: skip
 
 
-def _kind_of_bounds(rows: Sequence[Document], processes: int) -> str:
-    """Kind of `_bounds`: `bootstrap`, `range`, `interval`, or nothing if no row has any."""
-    if not any(_bounds(row, processes) for row in rows):
-        return ""
-    if processes >= MIN_PROCESSES:
-        return "interval"
-    return "bootstrap" if any(row["ci95"] is not None for row in rows) else "range"
+def _bounds_notes(bounds: Sequence[str], ranged: str, units: str) -> list[str]:
+    notes = {
+        "(range": f"(range low to high): smallest and largest {ranged}; fewer than "
+        f"{MIN_PROCESSES} give no interval.",
+        "[": f"Brackets hold 95 % intervals over {units}.",
+    }
+    return [note for mark, note in notes.items() if any(mark in text for text in bounds)]
 
 
 def _steps(found: Document, task: str) -> dict[str, tuple[float, float]]:
@@ -449,16 +442,6 @@ def _thread_choice(found: Document) -> list[bool]:
     """For each task, whether ours was faster under load with all threads than with fewer."""
     ms = {(row["task"], row["side"]): row["loaded_ms"] for row in found["rows"]}
     return [ms[task, "fast"] < fewer for (task, side), fewer in ms.items() if side == "fast-free"]
-
-
-def _spreads(found: Document) -> dict[str, Spread]:
-    """Spreads of the ratios of the sides, from the times: older documents hold other intervals."""
-    base = found["sides"][found["base"]]["seconds"]
-    spreads = {
-        name: spread_of_images(ratios_of_images(row["seconds"], base))
-        for name, row in found["sides"].items()
-    }
-    return {name: each for name, each in spreads.items() if each and _spread_text(each)}
 
 
 if __name__ == "__main__":
