@@ -153,8 +153,8 @@ def test_accuracies_are_compared_in_pairs_with_the_fast_path(
     text = page(tmp_path, tmp_path)
     where = "coco:val2017\\_dev, box | 4 | 12"
     assert f"| mobilesam-fast | {where} | 70.0 |  |" in text
-    assert f"| mobilesam-fast, bf16 | {where} | 69.8 | -0.20 [" in text
-    assert f"| mobilesam-openvino-int8 | {where} | 67.9 | -2.10 [" in text
+    assert f"| mobilesam-fast, bf16 | {where} | 69.8 | −0.20 [" in text
+    assert f"| mobilesam-openvino-int8 | {where} | 67.9 | −2.10 [" in text
     found = {each.what: each for each in targets({}, load_accuracies(tmp_path))}
     padding = found["without padding, mIoU lost on val2017_dev"]
     assert padding.value == pytest.approx(0.25)
