@@ -131,7 +131,7 @@ def page(folder: Path, runs: Path) -> str:
         ),
         gains=_gains,
         limited=_limited,
-        targets=[target.cells for target in targets(results, accuracies)],
+        targets=targets(results, accuracies),
         bounds=_bounds,
         notes=_notes,
         bounds_notes=_bounds_notes,
@@ -228,9 +228,10 @@ def _processors(results: Results) -> list[str]:
 
 
 def _limited(results: Results) -> list[str]:
-    """Benchmarks with fewer vector instructions than their processor has, as printed."""
+    """What was measured with fewer vector instructions than its processor has, as printed."""
     return [
-        f"{kind}: {found['isa'].upper()} instructions only, on a processor with AVX-512"
+        f"{processor(found)}, `{kind}`: {found['isa'].upper()} instructions only, on a processor "
+        "with AVX-512."
         for kind, documents in results.items()
         for found in documents
         if found.get("isa") and "avx512f" in found["environment"].get("cpu_features", ())
@@ -271,13 +272,23 @@ class Target(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Whether it is reached, and by its interval; why not, and what was tried."""
+        """Whether it is reached, and by its whole interval."""
         if self.reached:
             ends = self.bounds or (self.value, self.value)
             certain = ends[1] <= self.limit if self.is_most else ends[0] >= self.limit
             return "reached" if certain else "reached, but its interval goes beyond"
-        reasons = (self.why, limits().get((self.what, self.processor), ""))
-        return "; ".join(("missed", *filter(None, reasons)))
+        return "missed"
+
+    @property
+    def name(self) -> str:
+        """As printed."""
+        return f"{self.what}, {self.processor}"
+
+    @property
+    def reasons(self) -> str:
+        """Why it is missed, and what was tried; empty if it is reached, or if nothing is known."""
+        known = "" if self.reached else limits().get((self.what, self.processor), "")
+        return "; ".join(filter(None, ("" if self.reached else self.why, known)))
 
     @property
     def cells(self) -> list[str]:
@@ -289,7 +300,7 @@ class Target(NamedTuple):
         else:
             limit, value = f"{self.limit:.3g}{self.unit}", f"{self.value:.3g}{self.unit}"
         sign = "at most " if self.is_most else "at least "
-        return [f"{self.what}, {self.processor}", sign + limit, value, self.outcome]
+        return [self.name, sign + limit, value, self.outcome]
 
 
 @cache
@@ -345,16 +356,23 @@ def _everything_targets(found: Document, name: str) -> Iterator[Target]:
     if ours is not None and found["base"].startswith("reference"):
         yield Target("everything, default grid", name, 8.0, ours["times_quicker"])
         least = min(ours["ours_among_theirs"], ours["theirs_among_ours"])
-        yield Target("its masks matched both ways", name, 0.99, least, unit="%")
+        yield Target("default grid, masks matched both ways", name, 0.99, least, unit="%")
     if fewer is not None and ours is not None:
         compared = fewer["against_grid"]
-        yield Target("hierarchical grid against it", name, 2.5, compared["times_quicker"])
+        yield Target(
+            "hierarchical grid, gain over the default",
+            name,
+            2.5,
+            compared["times_quicker"],
+        )
         share = compared["theirs_among_ours"]
-        yield Target("masks of the grid that it finds", name, 0.95, share, unit="%")
+        yield Target("hierarchical grid, masks found again", name, 0.95, share, unit="%")
         n_images = len(found["images"])
         if n_images >= _MIN_RECALL_IMAGES and ours["images"] == fewer["images"] == n_images:
             lost = ours["average_recall"]["1000"] - fewer["average_recall"]["1000"]
-            yield Target("AR@1000 that it loses", name, 0.005, lost, is_most=True, unit="")
+            yield Target(
+                "hierarchical grid, AR@1000 lost", name, 0.005, lost, is_most=True, unit=""
+            )
 
 
 def _load_targets(found: Document, name: str) -> Iterator[Target]:

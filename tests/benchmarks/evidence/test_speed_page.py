@@ -88,7 +88,8 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
     assert "| encoder, float32 |  | 3.5 x | `MobileSam.from_pretrained()` |" in text
     assert "| encoder, bfloat16, AVX-512 | at least 6 x | 6 x | reached |" in text
     assert "| encoder, float32, AVX2 | at least 2.8 x | 3.5 x | reached |" in text
-    assert "| decoder, 1 prompt, AVX2 | at least 3 x | 2 x | missed; one prompt" in text
+    assert "| decoder, 1 prompt, AVX2 | at least 3 x | 2 x | missed |" in text
+    assert "- **decoder, 1 prompt, AVX2.** One prompt leaves little work" in text
     assert "First call" not in text  # of older documents
     assert "| ours | 1.50 x (3.00) | 2.00 x (2.00) |  |" in text
     assert "3.00 [2.90, 3.10]" in text
@@ -105,10 +106,12 @@ def test_the_rate_of_the_encoder_is_compared_with_that_of_a_product(
     (tmp_path / "inference.json").write_text(json.dumps(json.loads(inference(rows)) | more))
     text = page(tmp_path, tmp_path)
     assert f"2048 x 2048 product, AVX2 | at least 75% | {outcome}" in text
-    assert ("77.5 GFLOP, 775 ms at that rate; all of the encoder takes 1100 ms" in text) == (
+    assert ("are 77.5 GFLOP, 775 ms at that rate; all of the encoder takes 1100 ms" in text) == (
         ms == 1100
     )
-    assert "missed; at the full rate of that product it would be 2.58 x; tried: " in text
+    assert (
+        "- **encoder, float32, AVX2.** At the full rate of that product it would be 2.58 x" in text
+    )
     assert f"| ours | {ms:,} | 1,234 |" in text
     assert "A call of 0.5 s or more is not repeated" in text
 
@@ -119,7 +122,7 @@ def test_a_limit_of_instructions_is_said(tmp_path: Path) -> None:
     (tmp_path / "inference-avx2.json").write_text(json.dumps(document))
     text = page(tmp_path, tmp_path)
     assert "| What | AVX2 | How |" in text
-    assert "- inference: AVX2 instructions only, on a processor with AVX-512." in text
+    assert "- AVX2, `inference`: AVX2 instructions only, on a processor with AVX-512." in text
     assert "A &lt;cpu&gt; (avx2 avx512f), limited to AVX2 instructions, 2 threads" in text
 
 
@@ -167,10 +170,10 @@ def test_accuracies_are_compared_in_pairs_with_the_fast_path(
         page(tmp_path, tmp_path)
 
 
-def test_missed_targets_have_their_reasons_and_no_others_are_named() -> None:
+def test_missed_targets_have_their_reasons() -> None:
     found = targets(load_results(ROOT / RESULTS), load_accuracies(ROOT / RUNS))
-    missed = [each for each in found if not each.reached]
-    assert [each.what for each in missed if (each.what, each.processor) not in limits()] == []
+    missed = {(each.what, each.processor) for each in found if not each.reached}
+    assert missed <= set(limits()), "add what bounds them to benchmarks/evidence/speed_limits.toml"
 
 
 def test_slowdowns_and_cold_starts_are_compared_with_the_others(tmp_path: Path) -> None:
@@ -191,9 +194,7 @@ def test_slowdowns_and_cold_starts_are_compared_with_the_others(tmp_path: Path) 
     document = {"rows": rows, "turns": 5, "environment": ENVIRONMENT}
     (tmp_path / "cold-start.json").write_text(json.dumps(document))
     text = page(tmp_path, tmp_path)
-    beside = (
-        "| encoder, 1024 px, slowdown beside a busy process, AVX2 | at most 1.4 x | 1.8 x | missed"
-    )
+    beside = "1024 px, slowdown beside a busy process, AVX2 | at most 1.4 x | 1.8 x | missed"
     assert beside in text
     assert (
         "| cold start, share of the authors' time, AVX2 | at most 60% | 40.0% | reached |" in text
@@ -309,7 +310,10 @@ def test_the_hierarchical_grid_is_compared_with_the_whole_one(
     document = json.loads(everything(recalls, times))
     (tmp_path / "everything.json").write_text(json.dumps(document))
     text = page(tmp_path, tmp_path)
-    assert "| hierarchical grid against it, AVX2 | at least 2.5 x | 2.5 x | reached |" in text
-    assert "| masks of the grid that it finds, AVX2 | at least 95% | 93.0% | missed" in text
-    assert f"| AR@1000 that it loses, AVX2 | at most 0.005 | {outcome} |" in text
+    assert (
+        "| hierarchical grid, gain over the default, AVX2 | at least 2.5 x | 2.5 x | reached |"
+        in text
+    )
+    assert "| hierarchical grid, masks found again, AVX2 | at least 95% | 93.0% | missed |" in text
+    assert f"| hierarchical grid, AR@1000 lost, AVX2 | at most 0.005 | {outcome} |" in text
     assert "99.0 % of its masks and 93.0 % of the grid's matched" in text
