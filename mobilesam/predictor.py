@@ -147,9 +147,9 @@ class MobileSam:
     shares the weights and has an image of its own.
 
     On a machine with other work, set the environment variable `OMP_WAIT_POLICY=PASSIVE` before
-    torch is imported, and `torch.set_num_threads` to the number of free cores. By default torch's
-    threads spin while they wait for each other, which slows all of them down when they have to
-    share a core with another process. A library cannot set the variable once torch is imported.
+    torch is imported, and leave the number of threads as it is: a thread that waits for a core
+    leaves its work to the others. By default torch's threads spin while they wait for each other,
+    which takes time from the other work. A library cannot set the variable once torch is imported.
 
     Args:
         sam_model: The model, of MobileSAM's architecture unless a network is given.
