@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mobilesam.fast import kernels, scripts, threads
@@ -28,11 +29,9 @@ Part = tuple[int, ...]
 # Of the widest intermediate result of a strip. Larger strips leave the cache; in smaller ones the
 # halo of two rows, which is computed twice, weighs more.
 _CONV_BYTES = 2**21
-_MLP_BYTES = 2**20
+_MLP_BYTES = 5 * 2**18
 # At least so many strips of a layer, so that threads that are done early wait for little.
 _MIN_STRIPS = 16
-# Of a group of attention windows.
-_ATTENTION_TOKENS = 448
 
 
 class FastEncoder:
@@ -181,7 +180,7 @@ class _Bottleneck(_Layer):
             self.project.prepared((last - first) * out.shape[1]),
         )
         residual = x[first:last] if self.is_residual else None
-        how = self.expand.packed, self.stride, skip
+        how = self.expand.packed, kernels.fuses_gelu(), self.stride, skip
         compiled(scripts.bottleneck)(x[lo:hi], residual, out[first:last], *weights, *how)
 
 
@@ -192,37 +191,62 @@ class _WindowAttention(_Layer):
         attention = source.attn
         channels, heads = attention.qkv.in_features, attention.num_heads
         self.n_out, self.side, self.eps = channels, source.window, attention.norm.eps
-        weight, bias = kernels.fold_layer_norm(attention.norm, attention.qkv)
+        self.column_bytes = 3 * channels * like.element_size()
+        self.norm = _norm(attention.norm, like)
+        weight, bias = attention.qkv.weight.detach(), attention.qkv.bias.detach()
         # From (head, q/k/v, width), as stored, to (q/k/v, head, width).
         weight = weight.view(heads, 3, -1, channels).transpose(0, 1).clone()
         bias = bias.view(heads, 3, -1).transpose(0, 1).clone()
+        self._like = like
         scale = (channels // heads) ** -0.5
         weight[0] *= scale
         bias[0] *= scale
         self.qkv = Dense(weight.reshape(-1, channels), bias.reshape(-1), like)
         self.proj = Dense(attention.proj.weight, attention.proj.bias, like)
-        self.bias = attention.bias().detach().to(like).view(heads, self.side, self.side, -1)
+        # Of the tokens that windows lack at the border, which are zero before normalisation.
+        shift = attention.norm.bias.detach()
+        self.padding = F.linear(shift, weight.flatten(0, 2), bias.flatten()).to(like)
+        self.table = attention.bias().detach()
+        self._biases: dict[Shape, Tensor] = {}
+
+    def bias(self, high: int, wide: int) -> Tensor:
+        """(heads, tokens, keys) of a window of which only this corner is in the image.
+
+        Tokens outside are alike, so that one key can stand for them: a softmax adds up exponentials
+        of scores, and those of these tokens differ by their biases alone.
+        """
+        if (high, wide) not in self._biases:
+            inside = torch.zeros(self.side, self.side, dtype=torch.bool)
+            inside[:high, :wide] = True
+            inside = inside.flatten()
+            rows = self.table[:, inside]
+            parts = [rows[:, :, inside]]
+            if not inside.all():
+                parts.append(rows[:, :, ~inside].logsumexp(-1, keepdim=True))
+            self._biases[high, wide] = torch.cat(parts, -1).to(self._like)
+        return self._biases[high, wide]
 
     def parts(self, given: Shape) -> Iterator[Part]:
-        """First and last row and column of a group of windows, and their number."""
+        """First and last row and column of a group of windows."""
         height, width = given[:2]
-        side = self.side
-        at_once = max(1, _ATTENTION_TOKENS // side**2)
-        for top, below in strips(height, side):
-            for first, last in strips(width // side, at_once):
-                yield top, below, first * side, last * side, last - first
-            if width % side:
-                yield top, below, width // side * side, width, 1
+        count = max(1, width // self.side)
+        at_once = max(1, self.strip_bytes // (self.side**2 * self.column_bytes))
+        # Groups of nearly the same size, so that threads wait for little.
+        n_groups = math.ceil(count / at_once)
+        groups = list(strips(count, math.ceil(count / n_groups)))
+        for top, below in strips(height, self.side):
+            for first, last in groups:
+                right = width if last == groups[-1][1] else last * self.side
+                yield top, below, first * self.side, right
 
     def run(self, x: Tensor, out: Tensor, part: Part) -> None:
-        top, below, left, right, count = part
+        top, below, left, right = part
         area = slice(top, below), slice(left, right)
-        high, wide = below - top, (right - left) // count
-        rows = high * wide * count
-        weights = self.qkv.prepared(rows), self.proj.prepared(rows)
-        bias = self.bias[:, :high, :wide].flatten(1, 2)
-        how = self.qkv.packed, count, self.side, bias, self.eps
-        compiled(scripts.window_attention)(x[area], out[area], *weights, *how)
+        high, wide = below - top, right - left
+        weights = self.qkv.prepared(high * wide), self.proj.prepared(high * wide)
+        biases = self.bias(high, self.side), self.bias(high, wide % self.side)
+        how = self.qkv.packed, self.side, biases, self.padding, self.eps
+        compiled(scripts.window_attention)(x[area], out[area], self.norm, *weights, *how)
 
 
 class _LocalMlp(_Layer):
@@ -231,7 +255,8 @@ class _LocalMlp(_Layer):
     def __init__(self, source: TinyVitBlock, like: Tensor) -> None:
         mlp: Any = source.mlp
         self.local = _conv(source.local_conv, like)
-        self.widen = Dense(*kernels.fold_layer_norm(mlp.norm, mlp.fc1), like)
+        self.norm = _norm(mlp.norm, like)
+        self.widen = Dense(mlp.fc1.weight, mlp.fc1.bias, like)
         self.narrow = Dense(mlp.fc2.weight, mlp.fc2.bias, like)
         self.n_out, self.eps = self.narrow.weight.shape[0], mlp.norm.eps
         self.column_bytes = self.widen.weight.shape[0] * like.element_size()
@@ -242,10 +267,11 @@ class _LocalMlp(_Layer):
         around, rows = x[lo:hi], (last - first) * x.shape[1]
         weights = (
             self.local.prepared(around.shape, skip),
+            self.norm,
             self.widen.prepared(rows),
             self.narrow.prepared(rows),
         )
-        how = self.widen.packed, skip, self.eps
+        how = self.widen.packed, kernels.fuses_gelu(), skip, self.eps
         compiled(scripts.local_mlp)(around, out[first:last], *weights, *how)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobilesam.model.tiny_vit import ConvNorm
 
@@ -36,13 +36,6 @@ def fold_conv_norm(pair: ConvNorm) -> tuple[Tensor, Tensor]:
     weight = conv.weight.double() * scale[:, None, None, None]
     bias = norm.bias.double() - mean.double() * scale
     return weight.float().detach(), bias.float().detach()
-
-
-def fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Folds the scale and shift of a layer normalisation into the linear layer behind it."""
-    weight = linear.weight.double()
-    bias = linear.bias.double() + weight @ norm.bias.double()
-    return (weight * norm.weight.double()).float().detach(), bias.float().detach()
 
 
 @cache
@@ -81,6 +74,15 @@ def computes_bf16() -> bool:
     return accepted and any(test is not None and bool(test()) for test in tests)
 
 
+@cache
+def fuses_gelu() -> bool:
+    """Whether oneDNN's product with GELU is faster than a product and torch's GELU.
+
+    It is not with AVX2, whose GELU in oneDNN takes twice as long as torch's.
+    """
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
 def _is_for_onednn(like: Tensor) -> bool:
     """Whether oneDNN's products are available, and faster than torch's default."""
     known = like.device.type == "cpu" and (
@@ -108,9 +110,10 @@ class Dense:
             found = F.linear(x, self.weight, self.bias)
             return gelu_(found) if gelu else found
         weight, bias = self.prepared(x.shape[0])
-        name, variant = ("gelu", "none") if gelu else ("none", "")
+        fused = gelu and fuses_gelu()
+        name, variant = ("gelu", "none") if fused else ("none", "")
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], variant)
-        return out
+        return gelu_(out) if gelu and not fused else out
 
     def prepared(self, rows: int) -> tuple[Tensor, Tensor | None]:
         """Weight and bias for a product with this number of rows."""

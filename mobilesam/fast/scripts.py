@@ -5,7 +5,8 @@ threads of `mobilesam.fast.threads` would otherwise hand to each other at every 
 TorchScript cannot compile, as it is no longer developed, the same functions run in Python.
 
 Images are (H, W, C), and those to write to are called `out`. `packed` says that weights are in
-oneDNN's layout. Functions use nothing but what TorchScript knows.
+oneDNN's layout, and `fused` that its products compute GELU as well. Functions use nothing but what
+TorchScript knows.
 """
 
 from __future__ import annotations
@@ -35,17 +36,23 @@ def compiled(function: _Function) -> _Function:
     return scripted
 
 
-def linear(x: Tensor, weight: Weight, packed: bool, gelu: bool) -> Tensor:
-    """(rows, C_in) -> a new (rows, C_out), through GELU if that is wanted."""
+def linear(x: Tensor, weight: Weight, packed: bool) -> Tensor:
+    """(rows, C_in) -> a new (rows, C_out)."""
     if packed:
-        attr, algorithm = ("gelu", "none") if gelu else ("none", "")
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, weight[0], weight[1], attr, [], algorithm
-        )
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight[0], weight[1], "none", [], "")
     else:
         out = F.linear(x, weight[0], weight[1])
-        if gelu:
-            out = torch.ops.aten.gelu_(out)
+    return out
+
+
+def linear_gelu(x: Tensor, weight: Weight, packed: bool, fused: bool) -> Tensor:
+    """(rows, C_in) -> a new (rows, C_out) through GELU, in one operation or in two."""
+    if packed and fused:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, weight[0], weight[1], "gelu", [], "none"
+        )
+    else:
+        out = torch.ops.aten.gelu_(linear(x, weight, packed))
     return out
 
 
@@ -93,14 +100,15 @@ def bottleneck(
     depthwise: Weight,
     project: Weight,
     packed: bool,
+    fused: bool,
     stride: int,
     skip: int,
 ) -> None:
     """Expands, convolves depthwise and projects."""
-    hidden = linear(x.flatten(0, 1), expand, packed, True).view(x.size(0), x.size(1), -1)
+    hidden = linear_gelu(x.flatten(0, 1), expand, packed, fused).view(x.size(0), x.size(1), -1)
     hidden = convolve(hidden, depthwise, packed, stride, hidden.size(2), skip, out.size(0))
     hidden = torch.ops.aten.gelu_(hidden)
-    narrow = linear(hidden.flatten(0, 1), project, packed, False).view(out.shape)
+    narrow = linear(hidden.flatten(0, 1), project, packed).view(out.shape)
     if residual is None:
         out.copy_(narrow)
     else:
@@ -111,70 +119,91 @@ def bottleneck(
 def window_attention(
     x: Tensor,
     out: Tensor,
+    norm: Weight,
     qkv: Weight,
     project: Weight,
     packed: bool,
-    count: int,
     side: int,
-    bias: Tensor,
+    bias: tuple[Tensor, Tensor],
+    padding: Tensor,
     eps: float,
 ) -> None:
-    """Attention within `count` windows beside each other, with the residual.
+    """Attention within windows beside each other, with the residual.
 
-    `bias` is (heads, tokens, side * side). Where the windows are not square, the tokens missing at
-    the right or below are zero after normalisation, so that their keys and values are the bias of
-    `qkv`, into which scale and shift are folded.
+    Windows have `side` columns, but the last has what is left; `bias` and `padding` are those of
+    `attend`, for the others and for the last.
     """
-    high, wide, channels = x.size(0), x.size(1) // count, x.size(2)
-    heads = bias.size(0)
-    cut = [high, count, wide, channels]
-    tokens = x.view(cut).transpose(0, 1).reshape(-1, channels)
-    normal = F.layer_norm(tokens, [channels], None, None, eps)
-    own = linear(normal, qkv, packed, False).view(count, high * wide, 3 * channels)
-    whole = own
-    if high < side or wide < side:
-        padding = qkv[1]
-        assert padding is not None  # noqa: S101 - for the type checkers
-        whole = padding.expand(count, side, side, 3 * channels).contiguous()
-        whole[:, :high, :wide] = own.view(count, high, wide, 3 * channels)
-        whole = whole.view(count, side * side, 3 * channels)
+    high, channels = x.size(0), x.size(2)
+    count, rest = x.size(1) // side, x.size(1) % side
+    n_whole, cut = high * side * count, [high, count, side, channels]
+    tokens = torch.empty([high * x.size(1), channels], dtype=x.dtype)
+    whole = tokens[:n_whole].view(count, high, side, channels)
+    whole.copy_(x[:, : side * count].view(cut).transpose(0, 1))
+    tokens[n_whole:].view(high, rest, channels).copy_(x[:, side * count :])
+    normal = F.layer_norm(tokens, [channels], norm[0], norm[1], eps)
+    seen = linear(normal, qkv, packed)
+    if rest == 0:
+        mixed = attend(seen, count, bias[0], padding, packed)
+    elif count == 0:
+        mixed = attend(seen, 1, bias[1], padding, packed)
+    else:
+        first = attend(seen[:n_whole], count, bias[0], padding, packed)
+        mixed = torch.cat([first, attend(seen[n_whole:], 1, bias[1], padding, packed)])
+    found = linear(mixed, project, packed).add_(tokens)
+    whole = found[:n_whole].view(count, high, side, channels)
+    out[:, : side * count].view(cut).transpose(0, 1).copy_(whole)
+    out[:, side * count :].copy_(found[n_whole:].view(high, rest, channels))
+
+
+def attend(x: Tensor, count: int, bias: Tensor, padding: Tensor, packed: bool) -> Tensor:
+    """Attention within `count` windows: (rows, 3 C) queries, keys and values -> (rows, C).
+
+    `bias` is (heads, tokens, keys). If there is one key more than tokens, it stands for all tokens
+    that a window lacks at the border: their keys and values are the same, `padding` of (3 C,).
+    """
+    heads, channels = bias.size(0), x.size(1) // 3
+    own = x.view(count, -1, 3 * channels)
+    seen = own
+    if bias.size(2) > bias.size(1):
+        seen = torch.cat([own, padding.expand(count, 1, 3 * channels)], 1)
     split = [count, -1, 3, heads, channels // heads]
     query = own.view(split).select(2, 0).transpose(1, 2)
-    key = whole.view(split).select(2, 1).transpose(1, 2)
-    value = whole.view(split).select(2, 2).transpose(1, 2)
+    key = seen.view(split).select(2, 1).transpose(1, 2)
+    value = seen.view(split).select(2, 2).transpose(1, 2)
     if x.dtype == torch.bfloat16 and packed:
         # Torch's own attention and softmax are slow in bfloat16.
         scores = torch.matmul(query, key.transpose(2, 3)).add_(bias).to_mkldnn()
         mixed = torch.matmul(torch.softmax(scores, -1).to_dense(), value)
     else:
         mixed = F.scaled_dot_product_attention(query, key, value, bias.unsqueeze(0), scale=1.0)
-    found = linear(mixed.transpose(1, 2).reshape(-1, channels), project, packed, False).add_(tokens)
-    out.view(cut).transpose(0, 1).copy_(found.view(count, high, wide, channels))
+    return mixed.transpose(1, 2).reshape(-1, channels)
 
 
 def local_mlp(
     x: Tensor,
     out: Tensor,
     local: Weight,
+    norm: Weight,
     widen: Weight,
     narrow: Weight,
     packed: bool,
+    fused: bool,
     skip: int,
     eps: float,
 ) -> None:
     """Depthwise convolution, and MLP with the residual."""
     channels = x.size(2)
     found = convolve(x, local, packed, 1, channels, skip, out.size(0)).reshape(-1, channels)
-    normal = F.layer_norm(found, [channels], None, None, eps)
-    hidden = linear(normal, widen, packed, True)
-    torch.add(found, linear(hidden, narrow, packed, False), out=out.view(-1, channels))
+    normal = F.layer_norm(found, [channels], norm[0], norm[1], eps)
+    hidden = linear_gelu(normal, widen, packed, fused)
+    torch.add(found, linear(hidden, narrow, packed), out=out.view(-1, channels))
 
 
 def neck_start(
     x: Tensor, out: Tensor, narrow: Weight, norm: Weight, packed: bool, eps: float
 ) -> None:
     """1x1 convolution and layer normalisation."""
-    found = linear(x.flatten(0, 1), narrow, packed, False)
+    found = linear(x.flatten(0, 1), narrow, packed)
     out.copy_(F.layer_norm(found, [out.size(2)], norm[0], norm[1], eps).view(out.shape))
 
 

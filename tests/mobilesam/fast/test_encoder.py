@@ -74,6 +74,15 @@ def test_same_embedding_as_the_plain_encoder(side: int) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_gelu_in_the_product_or_behind_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, pixels = FastEncoder(tiny()), pictures(64)
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(kernels, "fuses_gelu", lambda fused=fused: fused)
+        found.append(encode(pixels))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+
+
 def test_strides_other_than_the_default() -> None:
     model = tiny(config=replace(TINY, strides=(2, 1, 2)))
     pixels = pictures(160)
