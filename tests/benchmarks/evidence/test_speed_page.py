@@ -89,7 +89,7 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
     assert "| encoder, bfloat16, AVX-512 | at least 6 x | 6 x | reached |" in text
     assert "| encoder, float32, AVX2 | at least 2.8 x | 3.5 x | reached |" in text
     assert "| decoder, 1 prompt, AVX2 | at least 3 x | 2 x | missed |" in text
-    assert "- **decoder, 1 prompt, AVX2.** One prompt leaves little work" in text
+    assert "- **decoder, 1 prompt, AVX2.** A call with one prompt computes" in text
     assert "First call" not in text  # of older documents
     assert "| ours | 1.50 x (3.00) | 2.00 x (2.00) |  |" in text
     assert "3.00 [2.90, 3.10]" in text
