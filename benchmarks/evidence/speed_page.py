@@ -288,7 +288,8 @@ class Target(NamedTuple):
     def reasons(self) -> str:
         """Why it is missed, and what was tried; empty if it is reached, or if nothing is known."""
         known = "" if self.reached else limits().get((self.what, self.processor), "")
-        return "; ".join(filter(None, ("" if self.reached else self.why, known)))
+        text = "; ".join(filter(None, ("" if self.reached else self.why, known)))
+        return text[:1].upper() + text[1:]
 
     @property
     def cells(self) -> list[str]:
