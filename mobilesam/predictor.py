@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mobilesam.errors import NOT_FINITE, UsageError, WeightsError
 from mobilesam.fast.decoder import FoundMasks, Multimask
+from mobilesam.fast.preview import Levels, RoughMasks, rough_masks
 from mobilesam.fast.upsampling import Upsampler, upsample
 from mobilesam.inputs import (
     Array,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 # Images that go through the encoder together; larger batches only cost memory.
 ENCODE_BATCH = 4
+# Prompts that are decoded together where a network has no previews.
+_EXACT_PREVIEWS = 64
 # Of points, labels, boxes and mask inputs.
 _DTYPES = (torch.float32, torch.int, torch.float32, torch.float32)
 # Held while the state of a predictor's image is read and replaced. One for all predictors, since
@@ -384,18 +387,26 @@ class MobileSam:
         return found
 
     @torch.no_grad()
-    def preview_masks(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """Rough logits (N, C, h, w) and scores (N, C) of N > 0 ambiguous prompts.
+    def preview_masks(
+        self, embedding: ImageEmbedding, prompts: Prompts, levels: Levels
+    ) -> RoughMasks:
+        """Rough masks of N > 0 prompts of one foreground point each.
 
-        A network with a method `preview` computes them at a lower resolution.
+        A network without a method `preview` gives exact masks.
         """
         preview = getattr(self.network, "preview", None)
         if preview is None:
-            return self.decode_logits(embedding, prompts, multimask=True)
-        given = self._network_prompts(*self._resized(embedding, prompts))
-        logits, scores = preview(embedding.features, given)
-        _check_finite(logits, scores)
-        return logits, scores
+            parts = []
+            for batch in prompts.batches(_EXACT_PREVIEWS):
+                logits, scores = self.decode_logits(embedding, batch, multimask=True)
+                parts.append(rough_masks(logits, scores, embedding.inner_hw, self._side, levels))
+            return RoughMasks(*map(torch.cat, zip(*parts, strict=True)))
+        points = self._network_prompts(*self._resized(embedding, prompts)).points
+        found: RoughMasks = preview(
+            self._prepared(embedding), points[:, 0], embedding.inner_hw, levels
+        )
+        _check_finite(found.scores, found.stability)
+        return found
 
     def _resized(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Array | None, ...]:
         """Points, labels, boxes and mask inputs in coordinates of the network's input."""

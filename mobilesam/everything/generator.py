@@ -24,14 +24,16 @@ from mobilesam.everything.point_grid import (
     Box,
     Crop,
     Points,
+    RoughLimits,
     check_grids,
     crops_of,
     distinct_points,
     layer_grids,
 )
 from mobilesam.fast import threads
-from mobilesam.inputs import Float32Array, Int64Array, UInt8Array, as_array
-from mobilesam.predictor import ImageEmbedding, MobileSam, as_image, as_predictor
+from mobilesam.fast.preview import Levels
+from mobilesam.inputs import Float32Array, UInt8Array, as_array
+from mobilesam.predictor import MobileSam, as_image, as_predictor
 from mobilesam.prompts import Prompts, check_boxes
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
@@ -90,8 +92,9 @@ class AutomaticMaskGenerator:
         min_mask_region_area: Holes and islands of fewer pixels are removed, if above 0.
         output_mode: Form of the masks: (H, W) bool, or a run length encoding, such as `coco_rle`
             for many masks of a large image.
-        hierarchical: Look at rough masks of all points first, at half the resolution, and prompt
-            only points that promise masks unlike those of other points. Faster; it may miss a few.
+        hierarchical: Look at rough masks of all points first, and prompt only the points that
+            promise masks unlike those of others, about a fifth. Faster; it finds about 95 % of the
+            masks. A network without `preview` gains nothing.
 
     Raises:
         UsageError: Invalid parameters, or a model of another kind.
@@ -183,7 +186,12 @@ class AutomaticMaskGenerator:
         )
         found: list[FoundMask] = []
         if self.hierarchical:
-            points = points[self._promising(predictor, embedding, points)]
+            limits = RoughLimits.of(self.pred_iou_thresh, self.stability_score_thresh)
+            levels = Levels(
+                predictor.mask_threshold, self.stability_score_offset, limits.least_score
+            )
+            rough = predictor.preview_masks(embedding, _foreground(points), levels)
+            points = points[distinct_points(rough, limits)]
         for batch in self._batches(points):
             masks = predictor.find_masks(embedding, _foreground(batch), least_score)
             measured = threads.spread(measure_one, list(masks.logits.float().cpu()))
@@ -197,34 +205,6 @@ class AutomaticMaskGenerator:
     def _batches(self, points: Points) -> Iterator[Points]:
         for first in range(0, len(points), self.points_per_batch):
             yield points[first : first + self.points_per_batch]
-
-    def _promising(
-        self, predictor: MobileSam, embedding: ImageEmbedding, points: Points
-    ) -> Int64Array:
-        """Indices of the points (xy in pixels) to prompt, by their rough masks."""
-        rough = []
-        above = predictor.mask_threshold
-        for batch in self._batches(points):
-            logits, scores = predictor.preview_masks(embedding, _foreground(batch))
-            scale = logits.shape[2] / predictor.model.image_encoder.img_size
-            height, width = np.ceil(np.multiply(embedding.inner_hw, scale)).astype(int)
-            inner = logits[:, :, :height, :width].float()
-            high, low = (
-                (inner > above + shift).sum((2, 3))
-                for shift in (self.stability_score_offset, -self.stability_score_offset)
-            )
-            # Half of the resolution is enough to tell which masks are alike.
-            cells = (inner[:, :, ::2, ::2] > above).flatten(2)
-            rough.append(
-                (cells.cpu(), scores.cpu().numpy(), (high / low.clamp(min=1)).cpu().numpy())
-            )
-        masks, scores_of, stability = zip(*rough, strict=True)
-        return distinct_points(
-            torch.cat(masks),
-            np.concatenate(scores_of),
-            np.concatenate(stability),
-            self.stability_score_thresh,
-        )
 
 
 class HasBox(Protocol):

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from segment_anything.utils import amg
-from torch import Tensor
 
 from mobilesam.errors import UsageError
-from mobilesam.inputs import Float32Array, Int64Array, Size
+from mobilesam.fast.preview import RoughMasks
+from mobilesam.inputs import Int64Array, Size
 
 Points = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
-# The hierarchical mode looks at rough masks first. Chosen on six images of COCO: of the masks of
-# a 32 x 32 grid, 97 % are found again with 30 % of the points, of 16 x 16 with 45 %.
-# The stability of rough masks is lower; so is its limit, by this much.
-STABILITY_MARGIN = 0.35
+# The hierarchical mode looks at rough masks first. Chosen on images of COCO; see `distinct_points`.
+# Rough scores and stabilities are lower; so are their limits, by this much.
+SCORE_MARGIN = 0.02
+STABILITY_MARGIN = 0.1
 # Rough masks with a larger IoU show the same object, and that many points of it are prompted.
 SAME_IOU = 0.8
 POINTS_PER_OBJECT = 2
+# Weight of the stability beside the predicted IoU, in the order of the masks.
+STABILITY_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +86,32 @@ def crops_of(size_hw: Size, n_layers: int, overlap_ratio: float) -> list[Crop]:
     return [Crop(tuple(box), layer) for box, layer in zip(boxes, layers, strict=True)]
 
 
-def distinct_points(
-    masks: Tensor, scores: Float32Array, stability: Float32Array, least_stability: float
-) -> Int64Array:
-    """Indices of the points, ascending, whose masks are stable and unlike those of better points.
+class RoughLimits(NamedTuple):
+    """What rough masks have to exceed; -inf keeps all."""
 
-    Args:
-        masks: (N, M, P) bool, rough masks of N points.
-        scores: (N, M) predicted IoU.
-        stability: (N, M) stability scores.
-        least_stability: Limit of the exact masks; 0 or less keeps all.
-    """
-    limit = least_stability - STABILITY_MARGIN if least_stability > 0 else -np.inf
-    good = stability > limit
+    least_score: float
+    least_stability: float
+
+    @classmethod
+    def of(cls, least_score: float, least_stability: float) -> RoughLimits:
+        """From the limits of exact masks, of which 0 or less keeps all."""
+        return cls(
+            least_score - SCORE_MARGIN if least_score > 0 else -math.inf,
+            least_stability - STABILITY_MARGIN if least_stability > 0 else -math.inf,
+        )
+
+
+def distinct_points(rough: RoughMasks, limits: RoughLimits) -> Int64Array:
+    """Indices of the points, ascending, whose masks are good and unlike those of better points."""
+    scores, stability = (each.cpu().numpy() for each in (rough.scores, rough.stability))
+    good = (scores > limits.least_score) & (stability > limits.least_stability)
     points, columns = np.nonzero(good)
-    flat = masks[points, columns].float()
+    flat = rough.cells.cpu()[points, columns].float()
     shared, area = flat @ flat.t(), flat.sum(1)
     alike = (shared > SAME_IOU * (area[:, None] + area - shared)).numpy()
-    chosen = np.zeros(len(masks), np.bool_)
+    chosen = np.zeros(len(scores), np.bool_)
     known = np.zeros(len(points), np.int64)  # how many chosen points have such a mask
-    for index in np.argsort(-(scores + stability)[good], kind="stable"):
+    for index in np.argsort(-(scores + STABILITY_WEIGHT * stability)[good], kind="stable"):
         if known[index] < POINTS_PER_OBJECT:
             chosen[points[index]] = True
         if chosen[points[index]]:

@@ -41,10 +41,6 @@ CPU_TOKENS = 1024
 
 Multimask = bool | Literal["both"]
 _Module = TypeVar("_Module", bound=nn.Module)
-# Some prompts, and some tokens of their images: one prompt and a strip on a CPU, all on a GPU.
-_Cell = tuple[slice, slice]
-# Computes new image tokens of a cell, (prompts, tokens, C), from the old.
-_Update = Callable[[_Cell, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +49,23 @@ class ImageContext:
 
     tokens: Tensor  # (HW, C), the image embedding alone
     image: Tensor  # (HW, C), with the embedding of "no mask prompt" added
+    encoding: Tensor  # (HW, C), of the positions of the tokens
     key: Tensor  # (1, heads, HW, d), of the first layer's attention from the tokens
     value: Tensor  # (1, heads, HW, d), of the same
     query: Tensor  # (heads, d, HW), of the first layer's attention from the image
+    log_weight: Tensor | None = None  # (HW,), of tokens that stand for several; added to attention
+
+
+class Cell(NamedTuple):
+    """Some prompts and some tokens of their image: on a CPU one prompt and a strip, else all."""
+
+    rows: slice
+    part: slice
+    context: ImageContext
+
+
+# Computes new image tokens of a cell, (prompts, tokens, C), from the old.
+_Update = Callable[[Cell, Tensor], Tensor]
 
 
 class FoundMasks(NamedTuple):
@@ -66,7 +76,7 @@ class FoundMasks(NamedTuple):
     scores: Tensor  # (K,) float32
 
 
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
     """n prompts behind the transformer."""
 
     scores: Tensor  # (n, M) float32
@@ -91,13 +101,14 @@ class FastDecoder:
     ) -> None:
         learn_large_blocks()
         self._like = like = torch.empty(0, dtype=dtype, device=device)
-        self._is_cpu = like.device.type == "cpu"
-        self._at_once = prompts_at_once or (CPU_PROMPTS if self._is_cpu else GPU_PROMPTS)
+        self.is_cpu = like.device.type == "cpu"
+        self._at_once = prompts_at_once or (CPU_PROMPTS if self.is_cpu else GPU_PROMPTS)
         self._prompt_encoder = prompt_encoder = _copied(prompt_encoder, like.device)
         self._mask_decoder = mask_decoder = _copied(mask_decoder, like.device)
         with torch.inference_mode():
             encoding = prompt_encoder.get_dense_pe()
-            self._grid_hw = height, width = int(encoding.shape[2]), int(encoding.shape[3])
+            self.grid_hw = height, width = int(encoding.shape[2]), int(encoding.shape[3])
+            self.token_px = int(prompt_encoder.input_image_size[0]) // height
             self._encoding = encoding[0].flatten(1).t().to(like).contiguous()
             self._no_mask = prompt_encoder.no_mask_embed.weight.detach().to(like)
             start = (mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight)
@@ -106,8 +117,8 @@ class FastDecoder:
             self._layers = [_Layer(layer, like) for layer in transformer.layers]
             self._final = _TokensToImage(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
-            self._upscale = _Upscale(mask_decoder.output_upscaling, like)
-        rows = max(1, CPU_TOKENS // width) if self._is_cpu else height
+            self.upscale = _Upscale(mask_decoder.output_upscaling, like)
+        rows = max(1, CPU_TOKENS // width) if self.is_cpu else height
         self._strips = [(width * first, width * last) for first, last in strips(height, rows)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,17 +126,9 @@ class FastDecoder:
         self.__dict__.update(state)
         learn_large_blocks()
 
-    def at_half_resolution(self) -> FastDecoder:
-        """The decoder of embeddings of half the height and width, for the same coordinates."""
-        prompt_encoder = copy.deepcopy(self._prompt_encoder)
-        height, width = self._grid_hw
-        prompt_encoder.image_embedding_size = height // 2, width // 2
-        like, at_once = self._like, 4 * self._at_once
-        return FastDecoder(prompt_encoder, self._mask_decoder, like.dtype, like.device, at_once)
-
     def prepare(self, embedding: Tensor) -> ImageContext:
         """The part that does not depend on prompts, of a (1, C, H, W) or (C, H, W) embedding."""
-        wanted = (self._encoding.shape[1], *self._grid_hw)
+        wanted = (self._encoding.shape[1], *self.grid_hw)
         if embedding.shape[-3:] != wanted or embedding.numel() != self._encoding.numel():
             raise UsageError(
                 f"the embedding is {tuple(embedding.shape)}, wanted (1, *{wanted}): give one image"
@@ -144,9 +147,10 @@ class FastDecoder:
 
             parts = zip(*spread(part, self._strips), strict=True)
             key, value, query = (_heads_first(torch.cat(each), first.heads) for each in parts)
-            return ImageContext(tokens, image, key, value, query[0].transpose(1, 2))
+            query = query[0].transpose(1, 2)
+            return ImageContext(tokens, image, self._encoding, key, value, query)
 
-        return self._run(project)
+        return self.run(project)
 
     def __call__(
         self, context: ImageContext, prompts: NetworkPrompts, *, multimask: Multimask = False
@@ -158,20 +162,22 @@ class FastDecoder:
             chosen = range(1)
 
         def decode(spread: threads.Spread) -> tuple[Tensor, Tensor]:
-            sparse, dense = self._embed(prompts)
+            sparse, dense = self.embed(prompts)
             logits = self._new_logits(len(sparse), len(chosen))
             scores = logits.new_empty(logits.shape[:2])
 
             def group(rows: tuple[int, int]) -> None:
                 part = slice(*rows)
-                found = self._transform(context, sparse, dense, part, chosen, spread)
+                cells = self._cells(rows[1] - rows[0], context)
+                masks = None if dense is None else dense[part]
+                found = self.transform(cells, sparse[part], masks, chosen, spread)
                 scores[part] = found.scores
-                self._write_masks(found, logits[part], spread)
+                self._write_masks(found, cells, logits[part], spread)
 
             spread(group, list(strips(len(sparse), self._at_once)))
             return logits, scores
 
-        return self._run(decode)
+        return self.run(decode)
 
     def find(
         self, context: ImageContext, prompts: NetworkPrompts, least_score: float
@@ -180,39 +186,43 @@ class FastDecoder:
         chosen = range(1, self._mask_decoder.num_mask_tokens)
 
         def decode(spread: threads.Spread) -> FoundMasks:
-            sparse, dense = self._embed(prompts)
+            sparse, dense = self.embed(prompts)
 
             def group(rows: tuple[int, int]) -> FoundMasks:
-                found = self._transform(context, sparse, dense, slice(*rows), chosen, spread)
+                part = slice(*rows)
+                cells = self._cells(rows[1] - rows[0], context)
+                masks = None if dense is None else dense[part]
+                found = self.transform(cells, sparse[part], masks, chosen, spread)
                 keep = ~(found.scores <= least_score)  # NaN is for the caller to notice
                 logits = self._new_logits(*keep.shape)
-                self._write_masks(found, logits, spread, keep)
+                self._write_masks(found, cells, logits, spread, keep)
                 indices = rows[0] + keep.nonzero()[:, 0]
                 return FoundMasks(indices, logits[keep], found.scores[keep])
 
             parts = spread(group, list(strips(len(sparse), self._at_once)))
             return FoundMasks(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
-        return self._run(decode)
+        return self.run(decode)
 
-    def _run(self, work: Callable[[threads.Spread], threads.Result]) -> threads.Result:
+    def run(self, work: Callable[[threads.Spread], threads.Result]) -> threads.Result:
         """On threads of their own on a CPU; in inference mode."""
-        if self._is_cpu:
+        if self.is_cpu:
             return threads.run(work)
         with torch.inference_mode():
             return work(threads.serial)
 
     def _new_logits(self, count: int, n_masks: int) -> Tensor:
         """(count, n_masks, 4 H, 4 W) float32."""
-        height, width = self._grid_hw
+        height, width = self.grid_hw
         return torch.empty(count, n_masks, 4 * height, 4 * width, device=self._like.device)
 
-    def _cells(self, count: int) -> list[_Cell]:
-        """All cells of so many prompts, by prompt."""
-        rows = strips(count, 1 if self._is_cpu else max(1, count))
-        return [(slice(*r), slice(*part)) for r, part in itertools.product(rows, self._strips)]
+    def _cells(self, count: int, context: ImageContext) -> list[Cell]:
+        """All cells of so many prompts on one image, by prompt."""
+        rows = strips(count, 1 if self.is_cpu else max(1, count))
+        pairs = itertools.product(rows, self._strips)
+        return [Cell(slice(*each), slice(*part), context) for each, part in pairs]
 
-    def _embed(self, prompts: NetworkPrompts) -> tuple[Tensor, Tensor | None]:
+    def embed(self, prompts: NetworkPrompts) -> tuple[Tensor, Tensor | None]:
         """Sparse (N, P, C), and dense (N, HW, C) only where there are mask prompts."""
         points, labels, boxes, masks = prompts
         if (points is None) != (labels is None):
@@ -228,50 +238,52 @@ class FastDecoder:
             return sparse, None
         return sparse, dense.flatten(2).transpose(1, 2).expand(len(sparse), -1, -1)
 
-    def _transform(
+    def transform(
         self,
-        context: ImageContext,
+        cells: Sequence[Cell],
         sparse: Tensor,
         dense: Tensor | None,
-        rows: slice,
         chosen: Sequence[int],
         spread: threads.Spread,
-    ) -> _Decoded:
-        """Runs the transformer on n of the prompts, and the small networks behind it."""
-        tokens = sparse[rows].to(self._like)
+    ) -> Decoded:
+        """Runs the transformer on n prompts, and the small networks behind it.
+
+        The cells are all of these prompts, by prompt, and of contexts with the same key and value.
+        """
+        tokens = sparse.to(self._like)
         tokens = prompt = torch.cat((self._start.expand(len(tokens), -1, -1), tokens), 1)
-        cells = self._cells(len(tokens))
-        image = [context.image[None, part] for _, part in cells]
+        image = [cell.context.image[None, cell.part] for cell in cells]
 
         def look(attention: _TokensToImage, tokens: Tensor, update: _Update) -> Tensor:
             """Updates the image, and gives what the tokens see there."""
             query = attention.wide_query(tokens)
 
             def part(index: int) -> tuple[Tensor, Tensor, Tensor]:
-                rows, strip = cell = cells[index]
+                cell = cells[index]
                 image[index] = pixels = update(cell, image[index])
-                return _part_of_attention(query[rows], pixels, pixels + self._encoding[strip])
+                return _part_of_attention(query[cell.rows], pixels, cell)
 
-            found = _joined_attention(spread(part, range(len(cells))), len(self._strips))
+            found = _joined_attention(spread(part, range(len(cells))), len(query))
             return attention.narrow(found, tokens.shape[1])
 
         if dense is None:
             # In the first layer the image is still the same for all prompts.
             first, *layers = self._layers
             tokens = first.attend_to_self(prompt, prompt)
+            context = cells[0].context
             seen = first.to_image.shared(tokens + prompt, context.key, context.value)
             tokens = first.after_image(tokens, seen)
-            update = first.from_image.shared(tokens, tokens + prompt, context.query)
+            update = first.from_image.shared(tokens, tokens + prompt)
         else:
-            layers, masks = self._layers, dense[rows].to(self._like)
+            layers, masks = self._layers, dense.to(self._like)
 
-            def update(cell: _Cell, _: Tensor) -> Tensor:
-                return context.tokens[cell[1]] + masks[cell]
+            def update(cell: Cell, _: Tensor) -> Tensor:
+                return cell.context.tokens[cell.part] + masks[cell.rows, cell.part]
 
         for layer in layers:
             tokens = layer.attend_to_self(tokens, prompt)
             tokens = layer.after_image(tokens, look(layer.to_image, tokens + prompt, update))
-            update = layer.from_image.each(tokens, tokens + prompt, self._encoding)
+            update = layer.from_image.each(tokens, tokens + prompt)
         used = [0, *(1 + index for index in chosen)]
         tokens = tokens[:, used]
         seen = look(self._final, tokens + prompt[:, used], update)
@@ -279,21 +291,24 @@ class FastDecoder:
         networks = self._mask_decoder.output_hypernetworks_mlps
         filters = [networks[index](tokens[:, 1 + row]) for row, index in enumerate(chosen)]
         scores = self._mask_decoder.iou_prediction_head(tokens[:, 0])[:, list(chosen)]
-        return _Decoded(scores, torch.stack(filters, 1).to(self._like), image)
+        return Decoded(scores, torch.stack(filters, 1).to(self._like), image)
 
     def _write_masks(
-        self, found: _Decoded, out: Tensor, spread: threads.Spread, keep: Tensor | None = None
+        self,
+        found: Decoded,
+        cells: Sequence[Cell],
+        out: Tensor,
+        spread: threads.Spread,
+        keep: Tensor | None = None,
     ) -> None:
         """Writes (n, M, 4 H, 4 W) logits, at least of the prompts with masks to keep."""
-        width = self._grid_hw[1]
+        width = self.grid_hw[1]
         # Pairs of float32 next to each other are moved as one.
         pairs = out.view(torch.int64)
 
-        cells = self._cells(len(out))
-
         def part(index: int) -> None:
-            rows, strip = cells[index]
-            features = self._upscale(found.image[index])
+            rows, strip, _ = cells[index]
+            features = self.upscale(found.image[index])
             logits = products(found.filters[rows], features).to(out.dtype).view(torch.int64)
             # Each image token became 2x2 and each of those 2x2 again: row, column, dy, dx, dy, dx.
             blocks = logits.view(*logits.shape[:2], -1, width, 2, 2, 2)
@@ -301,7 +316,7 @@ class FastDecoder:
             target = target.view(*logits.shape[:2], -1, 2, 2, width, 2)
             target.copy_(blocks.permute(0, 1, 2, 4, 6, 3, 5))
 
-        wanted = [keep is None or bool(keep[rows].any()) for rows, _ in cells]
+        wanted = [keep is None or bool(keep[rows].any()) for rows, _, _ in cells]
         spread(part, [index for index, each in enumerate(wanted) if each])
 
 
@@ -403,31 +418,31 @@ class _ImageToTokens:
         self.image_query = Dense(query, source.q_proj.bias, like)
         self.norm = (*_affine(norm, like), norm.eps)
 
-    def shared(self, tokens: Tensor, tokens_pe: Tensor, query: Tensor) -> _Update:
-        """For prompts (N, T, C) and one image with its queries (heads, d, HW)."""
+    def shared(self, tokens: Tensor, tokens_pe: Tensor) -> _Update:
+        """For prompts (N, T, C) and images that are still those of the contexts."""
         key = F.linear(tokens_pe, *self.key)
         key = key.view(*key.shape[:2], self.heads, -1).permute(2, 0, 1, 3)
         value = self._wide_value(tokens)
 
-        def update(cell: _Cell, pixels: Tensor) -> Tensor:
-            rows, part = cell
+        def update(cell: Cell, pixels: Tensor) -> Tensor:
+            rows, part, context = cell
             mine = key[:, rows]
-            scores = torch.bmm(mine.flatten(1, 2), query[:, :, part])
+            scores = torch.bmm(mine.flatten(1, 2), context.query[:, :, part])
             by_prompt = scores.view(*mine.shape[:3], -1).transpose(0, 1)
             return self._updated(pixels, by_prompt, value[rows])
 
         return update
 
-    def each(self, tokens: Tensor, tokens_pe: Tensor, encoding: Tensor) -> _Update:
-        """For prompts (N, T, C) with an image each, and the (HW, C) encoding of all."""
+    def each(self, tokens: Tensor, tokens_pe: Tensor) -> _Update:
+        """For prompts (N, T, C) with an image each."""
         key = _heads_first(F.linear(tokens_pe.flatten(0, 1), *self.key), self.heads)[0]
         wide = _prompts_first(torch.bmm(key, self.query), len(tokens))  # (N, heads T, C)
         shift = _prompts_first(torch.bmm(key, self.query_bias), len(tokens))  # (N, heads T, 1)
         value = self._wide_value(tokens)
 
-        def update(cell: _Cell, pixels: Tensor) -> Tensor:
-            rows, part = cell
-            scores = products(wide[rows], pixels + encoding[part]).add_(shift[rows])
+        def update(cell: Cell, pixels: Tensor) -> Tensor:
+            rows, part, context = cell
+            scores = products(wide[rows], pixels + context.encoding[part]).add_(shift[rows])
             by_head = scores.view(len(scores), self.heads, -1, scores.shape[2])
             return self._updated(pixels, by_head, value[rows])
 
@@ -446,23 +461,24 @@ class _ImageToTokens:
         return F.layer_norm(found, found.shape[-1:], *self.norm)
 
 
-def _part_of_attention(
-    query: Tensor, pixels: Tensor, pixels_pe: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _part_of_attention(query: Tensor, pixels: Tensor, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
     """Attention to some image tokens: largest score, sum of weights, weighted sum of tokens."""
-    scores = products(query, pixels_pe)
+    context, part = cell.context, cell.part
+    scores = products(query, pixels + context.encoding[part])
+    if context.log_weight is not None:
+        scores += context.log_weight[part]
     top = scores.amax(-1, keepdim=True)
     weights = scores.sub_(top).exp_()
     return top, weights.sum(-1, keepdim=True), products(weights, pixels.mT)
 
 
-def _joined_attention(parts: Sequence[tuple[Tensor, ...]], n_strips: int) -> Tensor:
-    """Attention to all image tokens, from the strips of all prompts: (N, heads T, C)."""
-    stacked = (torch.stack(each) for each in zip(*parts, strict=True))
-    top, total, found = (each.view(-1, n_strips, *each.shape[1:]) for each in stacked)
+def _joined_attention(parts: Sequence[tuple[Tensor, ...]], count: int) -> Tensor:
+    """Attention to all image tokens, from the cells of N prompts: (N, heads T, C)."""
+    joined = (torch.cat(each) for each in zip(*parts, strict=True))
+    top, total, found = (each.view(count, -1, *each.shape[1:]) for each in joined)
     scale = (top - top.amax(1, keepdim=True)).exp()
-    joined: Tensor = (scale * found).sum(1) / (scale * total).sum(1)
-    return joined.flatten(0, 1)
+    mixed: Tensor = (scale * found).sum(1) / (scale * total).sum(1)
+    return mixed
 
 
 class _Upscale:

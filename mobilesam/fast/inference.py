@@ -6,12 +6,11 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from types import MethodType
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
@@ -19,7 +18,8 @@ from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast.decoder import FastDecoder, FoundMasks, ImageContext, Multimask
 from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.kernels import computes_bf16, fold_conv_norm
-from mobilesam.inputs import Device, usable_device
+from mobilesam.fast.preview import Levels, RoughDecoder, RoughMasks
+from mobilesam.inputs import Device, Size, usable_device
 from mobilesam.model.mini import ColorChannels, ColorTinyViT
 from mobilesam.model.tiny_vit import Attention, ConvNorm, TinyViT
 from mobilesam.prompts import NetworkPrompts
@@ -124,22 +124,19 @@ class FastMobileSam:
         """
         return self._decoder.find(*self._given(embedding, prompts), least_score)
 
-    def preview(self, embedding: Tensor, prompts: NetworkPrompts) -> tuple[Tensor, Tensor]:
-        """Rough masks of N ambiguous prompts, from the embedding at half its resolution.
+    def preview(
+        self, embedding: Embedding, points: Tensor, inner_hw: Size, levels: Levels
+    ) -> RoughMasks:
+        """Rough masks of foreground points: what they will find, at about a tenth of the work.
 
-        The decoder was not trained for it: it tells roughly what a prompt will find, for about a
-        quarter of the work. Mask prompts are not possible.
-
-        Returns:
-            Logits (N, 3, S/8, S/8) and predicted IoUs (N, 3), float32.
+        Args:
+            embedding: As for `decode`.
+            points: (N, 2) float32 xy.
+            inner_hw: Height and width of the image within the network's input.
+            levels: Thresholds.
         """
-        given = (None if each is None else each.to(self.device) for each in prompts)
-        context = self._rough_decoder.prepare(F.avg_pool2d(embedding, 2))
-        return self._rough_decoder(context, NetworkPrompts(*given), multimask=True)
-
-    @cached_property
-    def _rough_decoder(self) -> FastDecoder:
-        return self._decoder.at_half_resolution()
+        context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
+        return RoughDecoder(self._decoder, context, inner_hw)(points.to(self.device), levels)
 
     def _given(
         self, embedding: Embedding, prompts: NetworkPrompts

@@ -10,44 +10,50 @@ from segment_anything.utils import amg
 
 from mobilesam.everything.point_grid import (
     POINTS_PER_OBJECT,
+    SCORE_MARGIN,
     STABILITY_MARGIN,
+    RoughLimits,
     crops_of,
     distinct_points,
     layer_grids,
 )
+from mobilesam.fast.preview import RoughMasks
 
+LIMITS = RoughLimits(0.0, 0.5)
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def rough(areas: list[int]) -> torch.Tensor:
-    """One mask of each point: the first so many of 100 cells, or the last ones if negative."""
-    cells = torch.arange(100)
-    found = [cells < area if area > 0 else cells >= 100 + area for area in areas]
-    return torch.stack(found)[:, None]
+def rough(areas: list[list[int]], scores: list[list[float]]) -> RoughMasks:
+    """Stable masks of points: the first so many of 100 cells, or the last ones if negative."""
+    cells, given = torch.arange(100), torch.tensor(areas)[..., None]
+    masks = torch.where(given > 0, cells < given, cells >= 100 + given)
+    return RoughMasks(torch.tensor(scores), torch.ones(len(areas), len(areas[0])), masks)
 
 
 def test_points_of_an_object_are_chosen_twice_the_best_first() -> None:
-    masks = rough([50, 50, 48, 30, 45, -20])
-    scores = np.array([[0.5], [0.9], [0.8], [0.1], [0.7], [0.6]], np.float32)
-    chosen = distinct_points(masks, scores, np.ones_like(scores), 0.95)
+    scores = [[0.5], [0.9], [0.8], [0.1], [0.7], [0.6]]
+    found = rough([[50], [50], [48], [30], [45], [-20]], scores)
     assert POINTS_PER_OBJECT == 2
-    assert chosen.tolist() == [1, 2, 3, 5]
+    assert distinct_points(found, LIMITS).tolist() == [1, 2, 3, 5]
 
 
-def test_points_without_a_stable_mask_are_left_out_unless_all_are_kept() -> None:
-    masks = rough([10, -10, 40])
-    stability = np.array([[0.95], [0.9 - STABILITY_MARGIN], [0.0]], np.float32)
-    given = masks, np.ones_like(stability), stability
-    assert distinct_points(*given, 0.95).tolist() == [0]
-    assert distinct_points(*given, 0.0).tolist() == [0, 1, 2]
-    assert distinct_points(*given, 9.0).tolist() == []
+def test_points_without_a_good_mask_are_left_out_unless_all_are_kept() -> None:
+    score, stability = 0.8 - SCORE_MARGIN, 0.9 - STABILITY_MARGIN
+    found = rough([[10], [-10], [40], [-40]], [[score + 0.01], [0.9], [score], [0.9]])
+    stable = torch.tensor([[0.95], [stability + 0.01], [0.95], [stability]])
+    found = found._replace(stability=stable)
+    assert distinct_points(found, RoughLimits.of(0.8, 0.9)).tolist() == [0, 1]
+    assert distinct_points(found, RoughLimits.of(0.0, 0.9)).tolist() == [0, 1, 2]
+    assert distinct_points(found, RoughLimits.of(0.8, 0.0)).tolist() == [0, 1, 3]
+    assert distinct_points(found, RoughLimits.of(0.0, 0.0)).tolist() == [0, 1, 2, 3]
+    assert distinct_points(found, RoughLimits.of(2.0, 0.9)).tolist() == []
 
 
 def test_a_point_with_one_new_mask_is_chosen_and_all_its_masks_count() -> None:
-    masks = torch.cat((rough([50, 50, 50, 50]), rough([20, 80, 20, 20])), 1)
-    scores = np.array([[0.9, 0.5], [0.8, 0.5], [0.7, 0.1], [0.6, 0.0]], np.float32)
+    scores = [[0.9, 0.5], [0.8, 0.5], [0.7, 0.1], [0.6, 0.05]]
+    found = rough([[50, 20], [50, 80], [50, 20], [50, 20]], scores)
     # The third is the second of the smallest object; the fourth shows nothing new.
-    assert distinct_points(masks, scores, np.ones_like(scores), 0.95).tolist() == [0, 1, 2]
+    assert distinct_points(found, LIMITS).tolist() == [0, 1, 2]
 
 
 @FAST

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from segment_anything.modeling import Sam
-from small_prompts import CONFIG, GRID, SIDE_PX, network_prompts, reference
+from small_prompts import CONFIG, SIDE_PX, network_prompts, reference
 from torch import Tensor
 
 from mobilesam.errors import UnsupportedError, UsageError
@@ -39,18 +39,6 @@ def test_bf16_changes_the_encoder_only(sam: Sam, embedding: Tensor) -> None:
     pixels = torch.randn(1, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(4))
     difference = (rough.encode(pixels) - plain.encode(pixels)).abs()
     assert 0 < difference.mean() < 0.03
-
-
-def test_previews_are_the_decoder_on_a_smaller_grid(sam: Sam, embedding: Tensor) -> None:
-    fast, given = FastMobileSam(sam), network_prompts("point", 3)
-    half = copy.deepcopy(sam)
-    half.prompt_encoder.image_embedding_size = GRID // 2, GRID // 2
-    pooled = torch.nn.functional.avg_pool2d(embedding, 2)
-    logits, scores = reference(half, pooled, given)
-    for each in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
-        found = each.preview(embedding, given)
-        torch.testing.assert_close(found[0], logits[:, 1:], rtol=0, atol=1e-4)
-        torch.testing.assert_close(found[1], scores[:, 1:], rtol=0, atol=1e-4)
 
 
 def test_unknown_and_unsuitable_precisions_are_refused(sam: Sam) -> None:
