@@ -402,9 +402,7 @@ class MobileSam:
                 parts.append(rough_masks(logits, scores, embedding.inner_hw, self._side, levels))
             return RoughMasks(*map(torch.cat, zip(*parts, strict=True)))
         points = self._network_prompts(*self._resized(embedding, prompts)).points
-        found: RoughMasks = preview(
-            self._prepared(embedding), points[:, 0], embedding.inner_hw, levels
-        )
+        found: RoughMasks = preview(embedding.features, points[:, 0], embedding.inner_hw, levels)
         _check_finite(found.scores, found.stability)
         return found
 

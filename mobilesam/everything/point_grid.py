@@ -19,8 +19,7 @@ Points = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
 # The hierarchical mode looks at rough masks first. Chosen on images of COCO; see `distinct_points`.
-# Rough scores and stabilities are lower; so are their limits, by this much.
-SCORE_MARGIN = 0.02
+# The stability of rough masks is lower; so is its limit, by this much.
 STABILITY_MARGIN = 0.1
 # Rough masks with a larger IoU show the same object, and that many points of it are prompted.
 SAME_IOU = 0.8
@@ -96,7 +95,7 @@ class RoughLimits(NamedTuple):
     def of(cls, least_score: float, least_stability: float) -> RoughLimits:
         """From the limits of exact masks, of which 0 or less keeps all."""
         return cls(
-            least_score - SCORE_MARGIN if least_score > 0 else -math.inf,
+            least_score if least_score > 0 else -math.inf,
             least_stability - STABILITY_MARGIN if least_stability > 0 else -math.inf,
         )
 

@@ -126,6 +126,11 @@ class FastDecoder:
         self.__dict__.update(state)
         learn_large_blocks()
 
+    def converted(self, dtype: torch.dtype) -> FastDecoder:
+        """A copy that computes in another data type."""
+        source = self._prompt_encoder, self._mask_decoder
+        return FastDecoder(*source, dtype, self._like.device, self._at_once)
+
     def prepare(self, embedding: Tensor) -> ImageContext:
         """The part that does not depend on prompts, of a (1, C, H, W) or (C, H, W) embedding."""
         wanted = (self._encoding.shape[1], *self.grid_hw)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from types import MethodType
 from typing import Any, Literal, cast
 
@@ -125,18 +125,26 @@ class FastMobileSam:
         return self._decoder.find(*self._given(embedding, prompts), least_score)
 
     def preview(
-        self, embedding: Embedding, points: Tensor, inner_hw: Size, levels: Levels
+        self, embedding: Tensor, points: Tensor, inner_hw: Size, levels: Levels
     ) -> RoughMasks:
         """Rough masks of foreground points: what they will find, at about a tenth of the work.
 
         Args:
-            embedding: As for `decode`.
+            embedding: Result of `encode` for one image.
             points: (N, 2) float32 xy.
             inner_hw: Height and width of the image within the network's input.
             levels: Thresholds.
         """
-        context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
-        return RoughDecoder(self._decoder, context, inner_hw)(points.to(self.device), levels)
+        decoder = self._preview_decoder
+        rough = RoughDecoder(decoder, decoder.prepare(embedding), inner_hw)
+        return rough(points.to(self.device), levels)
+
+    @cached_property
+    def _preview_decoder(self) -> FastDecoder:
+        """In bfloat16 where the processor multiplies in it: a quarter less time, no worse."""
+        if self.device.type != "cpu" or not computes_bf16():
+            return self._decoder
+        return self._decoder.converted(torch.bfloat16)
 
     def _given(
         self, embedding: Embedding, prompts: NetworkPrompts

@@ -10,7 +10,6 @@ from segment_anything.utils import amg
 
 from mobilesam.everything.point_grid import (
     POINTS_PER_OBJECT,
-    SCORE_MARGIN,
     STABILITY_MARGIN,
     RoughLimits,
     crops_of,
@@ -38,7 +37,7 @@ def test_points_of_an_object_are_chosen_twice_the_best_first() -> None:
 
 
 def test_points_without_a_good_mask_are_left_out_unless_all_are_kept() -> None:
-    score, stability = 0.8 - SCORE_MARGIN, 0.9 - STABILITY_MARGIN
+    score, stability = 0.8, 0.9 - STABILITY_MARGIN
     found = rough([[10], [-10], [40], [-40]], [[score + 0.01], [0.9], [score], [0.9]])
     stable = torch.tensor([[0.95], [stability + 0.01], [0.95], [stability]])
     found = found._replace(stability=stable)

@@ -27,12 +27,14 @@ def test_a_window_that_covers_the_image_shows_exact_masks(sam: Sam, embedding: T
     covered = torch.nn.functional.avg_pool2d(pixels, 4).flatten(2) > 0.5
     assert 0.05 < covered.float().mean() < 0.95
     assert given.points is not None
-    found = fast.preview(embedding, given.points[:, 0], WHOLE, levels)
+    points = given.points[:, 0]
+    found = RoughDecoder(fast._decoder, fast.prepare(embedding), WHOLE)(points, levels)
     torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.stability, exact.stability, rtol=0, atol=0.01)
     assert (found.cells != covered).float().mean() < 0.01
-    high = fast.preview(embedding, given.points[:, 0], WHOLE, Levels(0.0, 1.0, 9.0))
-    torch.testing.assert_close(high.scores, scores, rtol=0, atol=1e-4)
+    # Possibly in bfloat16.
+    high = fast.preview(embedding, points, WHOLE, Levels(0.0, 1.0, 9.0))
+    torch.testing.assert_close(high.scores, scores, rtol=0, atol=0.01)
     assert not high.cells.any()
 
 
