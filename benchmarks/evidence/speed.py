@@ -12,7 +12,7 @@ Processor time is printed beside wall time: with `--threads 1` it is valid on a 
 segment everything against segment-anything's, on the packaged photos unless `--images` and
 `--annotations` are given. Sides: `reference` is `SamAutomaticMaskGenerator` on the eager encoder;
 `reference+keep` the same in a process that keeps freed buffers; `grid` our generator with the same
-parameters, all of them defaults; `hierarchical` starts with a coarse grid; `object-aware` segments
+parameters, all of them defaults; `hierarchical` starts with rough masks; `object-aware` segments
 the annotated boxes in place of a detector's, whose time is not included and whose recall is not
 measured. Every image of every side has a fresh process, and the sides take turns
 image by image, in rotating order. Ratios are to the first side, of the same image; `--base-limit`

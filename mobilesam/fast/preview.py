@@ -4,8 +4,9 @@ Each point sees the image foveated: tokens in the resolution of the embedding in
 means of 4 x 4 tokens elsewhere, and larger ones in the padding: some 400 tokens instead of 4,096. A
 mean stands for all of its tokens: in the softmax of an attention its weight is multiplied by their
 number. The first layer's attention to the image, which all points share, sees the whole resolution.
-The decoder was not trained for this: correlation of predicted IoUs with the exact ones is 0.93,
-against 0.7 for an image at half the resolution, which takes more than twice the work.
+The decoder was not trained for this: predicted IoUs have a correlation of 0.87 to 0.96 with the
+exact ones (eleven images of COCO), against 0.7 for a whole image at half the resolution, which takes
+more work.
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ def rough(areas: list[list[int]], scores: list[list[float]]) -> RoughMasks:
     return RoughMasks(torch.tensor(scores), torch.ones(len(areas), len(areas[0])), masks)
 
 
-def test_points_of_an_object_are_chosen_twice_the_best_first() -> None:
+def test_three_points_of_an_object_are_chosen_the_best_first() -> None:
     scores = [[0.5], [0.9], [0.8], [0.1], [0.7], [0.6]]
     found = rough([[50], [50], [48], [30], [45], [-20]], scores)
-    assert POINTS_PER_OBJECT == 2
-    assert distinct_points(found, LIMITS).tolist() == [1, 2, 3, 5]
+    assert POINTS_PER_OBJECT == 3
+    assert distinct_points(found, LIMITS).tolist() == [1, 2, 3, 4, 5]
 
 
 def test_points_without_a_good_mask_are_left_out_unless_all_are_kept() -> None:
@@ -49,10 +49,10 @@ def test_points_without_a_good_mask_are_left_out_unless_all_are_kept() -> None:
 
 
 def test_a_point_with_one_new_mask_is_chosen_and_all_its_masks_count() -> None:
-    scores = [[0.9, 0.5], [0.8, 0.5], [0.7, 0.1], [0.6, 0.05]]
-    found = rough([[50, 20], [50, 80], [50, 20], [50, 20]], scores)
-    # The third is the second of the smallest object; the fourth shows nothing new.
-    assert distinct_points(found, LIMITS).tolist() == [0, 1, 2]
+    scores = [[0.9, 0.5], [0.85, 0.5], [0.8, 0.5], [0.7, 0.1], [0.6, 0.05]]
+    found = rough([[50, 20], [50, 20], [50, 80], [50, 20], [50, 20]], scores)
+    # The fourth is the third of the smallest object; the fifth shows nothing new.
+    assert distinct_points(found, LIMITS).tolist() == [0, 1, 2, 3]
 
 
 @FAST
