@@ -58,7 +58,6 @@ def test_every_cell_is_seen_once_and_every_token_counts(
     for corner in rough._corners(points):
         window = rough._window(corner)
         assert window.context.log_weight is not None
-        cells = torch.cat((window.fine, window.coarse)).sort().values
-        assert torch.equal(cells, torch.arange(16 * rows * columns))
+        assert torch.equal(window.cells.sort().values, torch.arange(16 * rows * columns))
         assert window.context.log_weight.exp().sum() == pytest.approx(GRID**2 * 4)
-        assert len(window.fine) == 64
+        assert window.n_fine == 64
