@@ -402,6 +402,7 @@ class MobileSam:
                 parts.append(rough_masks(logits, scores, embedding.inner_hw, self._side, levels))
             return RoughMasks(*map(torch.cat, zip(*parts, strict=True)))
         points = self._network_prompts(*self._resized(embedding, prompts)).points
+        assert points is not None  # noqa: S101 - as the prompts have to be
         found: RoughMasks = preview(embedding.features, points[:, 0], embedding.inner_hw, levels)
         _check_finite(found.scores, found.stability)
         return found

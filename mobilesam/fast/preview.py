@@ -106,10 +106,10 @@ class RoughDecoder:
             cells = sparse.new_zeros(len(points), n_masks, n_cells, dtype=torch.bool)
             corners = self._corners(points)
             order = sorted(range(len(points)), key=corners.__getitem__)
-            windows = {corner: self._window(corner) for corner in sorted(set(corners))}
 
             def group(part: tuple[int, int]) -> None:
                 mine = order[slice(*part)]
+                windows = {corner: self._window(corner) for corner in {corners[i] for i in mine}}
                 seen = [windows[corners[index]] for index in mine]
                 runs = list(_runs(seen, 1 if decoder.is_cpu else len(seen)))
                 prompts = [Cell(rows, slice(None), window.context) for rows, window in runs]
@@ -150,13 +150,13 @@ class RoughDecoder:
         far = outside.flatten().nonzero()[:, 0]
         padding = torch.arange(height * width + rows * columns, len(self._table), device=device)
         chosen = torch.cat(((y[:, None] * width + x).flatten(), height * width + far, padding))
-        image, encoding, query = self._table[chosen].split(self._sizes, 1)
+        image, encoding, query = torch.split(self._table[chosen], self._sizes, 1)
         heads = self._context.query.shape[0]
         context = replace(
             self._context,
             image=image.contiguous(),
             encoding=encoding.contiguous(),
-            query=query.t().unflatten(0, (heads, -1)).contiguous(),
+            query=query.t().reshape(heads, -1, len(chosen)),
             log_weight=self._log_weight[chosen],
         )
         # Logits of a token are in the order of the two upscalings: row, column, row, column.
@@ -174,7 +174,7 @@ def _measured(logits: Tensor, n_fine: int, n_cells: int, levels: Levels) -> tupl
         (fine > limit).sum(2) / 16 + (coarse > limit).sum(2)
         for limit in (levels.threshold + levels.offset, levels.threshold - levels.offset)
     )
-    covered = (fine > levels.threshold).unflatten(2, (n_fine, 16)).sum(3) > 8
+    covered = (fine > levels.threshold).view(*fine.shape[:2], n_fine, 16).sum(3) > 8
     cells = torch.cat((covered, coarse > levels.threshold), 2)
     return high / low.clamp(min=1e-6), cells
 
