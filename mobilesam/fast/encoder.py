@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobilesam.fast import kernels, scripts, threads
+from mobilesam.fast import kernels, scripts, threads, winograd
 from mobilesam.fast.allocator import learn_large_blocks
 from mobilesam.fast.kernels import Conv, Dense, Shape, Workspace, strips
 from mobilesam.fast.scripts import compiled
@@ -293,21 +293,25 @@ class _NeckStart(_Layer):
 
 
 class _NeckEnd(_Layer):
-    """3x3 convolution and layer normalisation, whose result is float32."""
+    """3x3 convolution and layer normalisation, in float32 at least, whose result is float32."""
 
     def __init__(self, source: Any, like: Tensor) -> None:
         _, _, conv, norm = source
-        self.conv = Conv(conv.weight, None, 1, like)
+        # In float32 this is as fast as a direct convolution in bfloat16, with half the error.
+        wide = like.float() if like.dtype == torch.bfloat16 else like
+        self.weight, self.transforms = winograd.prepared(conv.weight, wide)
         self.norm, self.eps = _norm(norm, torch.empty(0)), norm.eps
-        self.n_out = self.conv.weight.shape[0]
-        self.column_bytes = self.n_out * like.element_size()
+        self.n_out = self.weight.shape[2]
+
+    def parts(self, given: Shape) -> Iterable[Part]:
+        """Strips of two rows of Winograd's tiles; with fewer, weights are read too often."""
+        return strips(given[0], 8)
 
     def run(self, x: Tensor, out: Tensor, part: Part) -> None:
         first, last = part
-        lo, hi, skip = self.conv.strip(first, last, x.shape[0])
-        around = x[lo:hi]
-        how = self.conv.prepared(around.shape, skip), self.norm, self.conv.packed, skip, self.eps
-        compiled(scripts.neck_end)(around, out[first:last], *how)
+        above = int(first == 0)
+        how = self.weight, self.transforms, self.norm, above, self.eps
+        compiled(scripts.neck_end)(x[first - 1 + above : last + 1], out[first:last], *how)
 
 
 def _norm(source: Any, like: Tensor) -> tuple[Tensor, Tensor]:

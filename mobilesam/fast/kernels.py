@@ -147,10 +147,10 @@ def add_products(base: Tensor, x: Tensor, y: Tensor) -> Tensor:
 class Conv:
     """A 3x3 convolution with padding 1, of (H, W, C); the weight is (C_out, C_in/groups, 3, 3)."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, like: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, like: Tensor) -> None:
         copied = weight.detach().to(like, copy=True)
         self.weight = copied.contiguous(memory_format=torch.channels_last)
-        self.bias = None if bias is None else bias.detach().to(like, copy=True)
+        self.bias = bias.detach().to(like, copy=True)
         self.stride = stride
         self._packed: dict[Shape, Tensor] = {}
         self.packed = _is_for_onednn(like)
@@ -171,7 +171,7 @@ class Conv:
         skip = min(1, first)
         return (first - skip) * self.stride, min(rows, hi), skip
 
-    def prepared(self, shape: Shape, skip: int) -> tuple[Tensor, Tensor | None]:
+    def prepared(self, shape: Shape, skip: int) -> tuple[Tensor, Tensor]:
         """Weight and bias for an input of this (H, W, C)."""
         if not self.packed:
             return self.weight, self.bias

@@ -208,8 +208,27 @@ def neck_start(
 
 
 def neck_end(
-    x: Tensor, out: Tensor, conv: Weight, norm: Weight, packed: bool, skip: int, eps: float
+    x: Tensor,
+    out: Tensor,
+    weight: Tensor,
+    transforms: tuple[Tensor, Tensor],
+    norm: Weight,
+    above: int,
+    eps: float,
 ) -> None:
-    """3x3 convolution and layer normalisation, whose result is float32."""
-    found = convolve(x, conv, packed, 1, 1, skip, out.size(0)).to(out.dtype)
+    """3x3 convolution and layer normalisation, whose result is float32.
+
+    Winograd's convolution in tiles of 4 x 4 (see `mobilesam.fast.winograd`). `above` says how many
+    rows of padding come before those of `x`.
+    """
+    high, wide = (out.size(0) + 3) // 4, (out.size(1) + 3) // 4
+    right, below = 4 * wide + 1 - x.size(1), 4 * high + 2 - above - x.size(0)
+    x = F.pad(x.to(weight.dtype), [0, 0, 1, right, above, below])
+    row, column, channel = x.stride()
+    size, stride = [6, 6, high, wide, x.size(2)], [row, column, 4 * row, 4 * column, channel]
+    patches = x.as_strided(size, stride, x.storage_offset()).reshape(36, -1)
+    wave = torch.mm(transforms[0], patches).view(36, high * wide, -1)
+    found = torch.mm(transforms[1], torch.bmm(wave, weight).view(36, -1))
+    found = found.view(4, 4, high, wide, -1).permute(2, 0, 3, 1, 4).reshape(4 * high, 4 * wide, -1)
+    found = found[: out.size(0), : out.size(1)].to(out.dtype)
     out.copy_(F.layer_norm(found, [out.size(2)], norm[0], norm[1], eps))
