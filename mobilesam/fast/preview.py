@@ -32,7 +32,7 @@ WINDOW = 4
 # Tokens along a side of a cell of the padding.
 PADDING = 16
 # Points at a time on a CPU: enough for the products of their own tokens.
-CPU_POINTS = 16
+CPU_POINTS = 32
 
 
 class RoughMasks(NamedTuple):
