@@ -30,10 +30,11 @@ from benchmarks.config.options import ModelArguments
 from benchmarks.datasets import photos
 from benchmarks.datasets.images import load_image
 from benchmarks.debugging import format_error
-from benchmarks.latency.timer import milliseconds, time_calls, time_once
+from benchmarks.latency.timer import time_calls, time_once
 from benchmarks.records.progress import Reporter
 from benchmarks.report.mask_grid import overlay
 from benchmarks.report.paper_figures import check_inside
+from benchmarks.tables.formatting import milliseconds
 from mobilesam.errors import BenchError, UsageError, WeightsError
 
 DECODE_CALLS = 3
@@ -42,6 +43,9 @@ _KEPT_IMAGES = 4
 _WARM_UP_HW = (480, 640)
 _WARM_UP = {True: "320,240", False: "160,120,480,360"}
 _POINT, _BACKGROUND, _BOX = "Point on the object", "Point on the background", "Corner of a box"
+_TITLE = "Masks of several models, side by side"
+_OPEN = "Choose a photo, or open an image: drop a file, or click on the empty field."
+_CLICK, _CORNER = "Click on an object.", "Click on the opposite corner."
 _NOTE = (
     f"Times of this machine, warm: every model has run once on another image before. Encode: one "
     "call, with resizing, once an image. Decode: the median of "
@@ -50,6 +54,7 @@ _NOTE = (
 )
 _CSS = """
 .photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)) !important}
+#hint {font-weight: 600}
 footer {display: none !important}
 """
 
@@ -162,133 +167,170 @@ def require_gradio() -> None:
         raise UsageError('demo needs gradio: pip install "mobilesam-bench[demo]"')
 
 
-def make_page(models: Sequence[DemoModel]) -> Any:
-    """The page, a `gradio.Blocks` that is not served yet."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
-    import gradio as gr
+def describe(texts: Sequence[str]) -> str:
+    """Prompts in words, such as `point 10,20; background 3,4; box 5,6 to 7,8`."""
+    found = []
+    for text in texts:
+        values = text.split(",")
+        kind = "background" if len(values) == 3 and values[2] == "0" else "point"
+        ends = ("box", f"{','.join(values[:2])} to {','.join(values[2:])}")
+        found.append(" ".join(ends if len(values) == 4 else (kind, ",".join(values[:2]))))
+    return f"Prompt: {'; '.join(found)}"
 
-    lock = Lock()  # two models at once would slow each other down
-    paths = sorted(photos.images_folder().glob("*.jpg"))
 
-    def drawn(image: UInt8Array | None, texts: Sequence[str], corner: str | None) -> Any:
-        if image is None:
-            return None
-        marks = [*texts, *([] if corner is None else [f"{corner},1"])]
-        return draw_prompts(image, prompts_of(marks)) if marks else image
+def draw_marks(image: UInt8Array, texts: Sequence[str], corner: str | None) -> UInt8Array:
+    """Draws prompts, and a small square at the first corner of an unfinished box."""
+    shown = draw_prompts(image, prompts_of(texts)) if texts else image
+    if corner is None:
+        return shown
+    x, y = map(float, corner.split(","))
+    half = max(4, max(image.shape[:2]) // 120)
+    square = f"{x - half:g},{y - half:g},{x + half:g},{y + half:g}"
+    return draw_prompts(shown, prompts_of([square]))
 
-    def opened(image: UInt8Array | None) -> Any:
+
+class DemoPage:
+    """The page and what it does: handlers get the state and return new values of its parts.
+
+    The state is the image, its prompts as texts, and the first corner of an unfinished box.
+    """
+
+    def __init__(self, models: Sequence[DemoModel]) -> None:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+        import gradio as gr
+
+        self.models = models
+        self.photos = sorted(photos.images_folder().glob("*.jpg"))
+        self._gr, self._lock = gr, Lock()  # two models at once would slow each other down
+
+    def opened(self, image: UInt8Array | None) -> list[Any]:
         """A new image without prompts, and empty results."""
-        hint = "Click on an object." if image is not None else "Choose a photo, or open an image."
-        return [image, image, [], None, hint, *([None, ""] * len(models))]
+        return [image, image, [], None, _OPEN if image is None else _CLICK, *self._empty()]
 
-    def answers(image: UInt8Array | None, texts: list[str], corner: str | None) -> Iterator[Any]:
+    def photo(self, index: int) -> list[Any]:
+        """Opens a packaged photo."""
+        path = self.photos[index]
+        return self.opened(load_image(path, path.name))
+
+    def answers(
+        self, image: UInt8Array | None, texts: list[str], corner: str | None
+    ) -> Iterator[list[Any]]:
         """The image with its prompts, and the masks as soon as each model has answered."""
-        results: list[Any] = [None, ""] * len(models)
-        head = [drawn(image, texts, corner), texts, corner]
+        shown = None if image is None else draw_marks(image, texts, corner)
+        head = [shown, texts, corner]
         if image is None or not texts or corner:
-            hint = "Click on the opposite corner." if corner else "Click on an object."
-            yield [*head, hint, *results]
+            hint = _OPEN if image is None else _CORNER if corner else _CLICK
+            yield [*head, hint, *self._empty()]
             return
         prompts = prompts_of(texts)
-        said = "Prompt: " + "; ".join(texts)
         try:
             check_inside(prompts, (image.shape[0], image.shape[1]), "this image")
         except UsageError as error:
-            yield [*head, str(error), *results]
+            yield [*head, str(error), *self._empty()]
             return
-        results[1::2] = ["..."] * len(models)
-        yield [*head, said, *results]
-        for index, model in enumerate(models):
-            with lock:
-                answer = model.segment(image, prompts)
+        waiting = [f"**{model.name}**: ..." for model in self.models]
+        yield [*head, describe(texts), *self._results(waiting, [None] * len(self.models))]
+        for index, model in enumerate(self.models):
+            with self._lock:
+                picture, caption = model.segment(image, prompts)
             # A picture sent twice is written twice, to the file that a browser may be reading.
-            changes = [gr.skip()] * (len(head) + 1 + len(results))
+            changes = [self._gr.skip()] * (len(head) + 1 + 2 * len(self.models))
             first = len(head) + 1 + 2 * index
-            changes[first : first + 2] = answer
+            changes[first : first + 2] = caption, picture
             yield changes
 
     def clicked(
-        image: UInt8Array | None,
-        texts: list[str],
-        corner: str | None,
-        kind: str,
-        event: gr.SelectData,
-    ) -> Iterator[Any]:
+        self, image: UInt8Array | None, texts: list[str], corner: str | None, kind: str, event: Any
+    ) -> Iterator[list[Any]]:
+        """Adds a click, a `gradio.SelectData`."""
         x, y = event.index
-        yield from answers(image, *add_click(texts, corner, kind, x, y))
+        yield from self.answers(image, *add_click(texts, corner, kind, x, y))
 
     def typed(
-        image: UInt8Array | None, texts: list[str], corner: str | None, text: str
-    ) -> Iterator[Any]:
+        self, image: UInt8Array | None, texts: list[str], corner: str | None, text: str
+    ) -> Iterator[list[Any]]:
+        """Adds a prompt that was typed."""
         try:
             prompts_of([text])
         except UsageError as error:
-            raise gr.Error(str(error)) from error
-        yield from answers(image, [*texts, text], corner)
+            raise self._gr.Error(str(error)) from error
+        yield from self.answers(image, [*texts, text], corner)
 
-    def undone(image: UInt8Array | None, texts: list[str], corner: str | None) -> Iterator[Any]:
-        yield from answers(image, texts if corner else texts[:-1], None)
+    def undone(
+        self, image: UInt8Array | None, texts: list[str], corner: str | None
+    ) -> Iterator[list[Any]]:
+        """Removes the first corner of a box, or else the last prompt."""
+        yield from self.answers(image, texts if corner else texts[:-1], None)
 
-    # Gradio looks for annotations by name, and finds no local ones.
-    clicked.__annotations__["event"] = gr.SelectData
-    with gr.Blocks(title="mobilesam-bench demo", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown("# Masks of several models, side by side")
-        image, texts, corner = gr.State(None), gr.State([]), gr.State(None)
-        with gr.Row():
-            with gr.Column(scale=3):
-                shown = gr.Image(
-                    label="Image: open or drop a file, then click on it",
-                    type="numpy",
-                    sources=["upload", "clipboard"],
-                    buttons=[],
-                    format="png",
-                    height=420,
-                    elem_id="image",
-                )
-            with gr.Column(scale=2):
-                kind = gr.Radio([_POINT, _BACKGROUND, _BOX], value=_POINT, label="A click is a")
-                with gr.Row():
-                    undo, clear = gr.Button("Undo"), gr.Button("Clear prompts")
-                text = gr.Textbox(
-                    label="Or type X,Y (,0 for background) or X0,Y0,X1,Y1 in pixels, then Enter",
-                    max_lines=1,
-                )
-                hint = gr.Markdown("Choose a photo, or open an image.", elem_id="hint")
-                chosen = gr.Gallery(
-                    [str(path) for path in paths],
-                    label="Photos",
-                    show_label=False,
-                    height=230,
-                    allow_preview=False,
-                    buttons=[],
-                    elem_classes="photos",
-                )
-        results: list[Any] = []
-        with gr.Row():
-            for model in models:
-                with gr.Column(min_width=240):
-                    results.append(gr.Image(label=model.name, interactive=False, buttons=[]))
-                    results.append(gr.Markdown(elem_classes="caption"))
-        gr.Markdown(_NOTE)
-        gr.Markdown(photos.attribution(sorted(int(path.stem) for path in paths)))
-        new = [shown, image, texts, corner, hint, *results]
-        after = [shown, texts, corner, hint, *results]
-        state = [image, texts, corner]
-        alone: dict[str, Any] = {"concurrency_id": "models", "show_progress": "hidden"}
+    def _empty(self) -> list[Any]:
+        names = [f"**{model.name}**" for model in self.models]
+        return self._results(names, [None] * len(names))
 
-        def photo(event: gr.SelectData) -> Any:
-            path = paths[event.index]
-            return opened(load_image(path, path.name))
+    @staticmethod
+    def _results(captions: Sequence[str], pictures: Sequence[Any]) -> list[Any]:
+        return [each for pair in zip(captions, pictures, strict=True) for each in pair]
 
-        photo.__annotations__["event"] = gr.SelectData
-        chosen.select(photo, None, new, **alone)
-        shown.upload(opened, shown, new, **alone)
-        shown.clear(lambda: opened(None), None, new, **alone)
-        shown.select(clicked, [*state, kind], after, **alone)
-        text.submit(typed, [*state, text], after, **alone)
-        undo.click(undone, state, after, **alone)
-        clear.click(opened, image, new, **alone)
-    return page.queue(default_concurrency_limit=1)
+    def build(self) -> Any:
+        """The `gradio.Blocks`, not served yet."""
+        gr = self._gr
+        with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True) as page:
+            gr.Markdown(f"# {_TITLE}")
+            image, texts, corner = gr.State(None), gr.State([]), gr.State(None)
+            with gr.Row():
+                with gr.Column(scale=3):
+                    shown = gr.Image(
+                        show_label=False, type="numpy", sources=["upload", "clipboard"],
+                        buttons=[], format="png", height=470, elem_id="image",
+                    )  # fmt: skip
+                with gr.Column(scale=2):
+                    hint = gr.Markdown(_OPEN, elem_id="hint")
+                    kinds = [_POINT, _BACKGROUND, _BOX]
+                    kind = gr.Radio(kinds, value=_POINT, label="A click is a")
+                    with gr.Row():
+                        undo = gr.Button("Undo", size="sm")
+                        clear = gr.Button("Clear prompts", size="sm")
+                    label = "Or type X,Y (,0 for background) or X0,Y0,X1,Y1 in pixels, then Enter"
+                    text = gr.Textbox(label=label, max_lines=1)
+                    chosen = gr.Gallery(
+                        [str(path) for path in self.photos],
+                        label="Photos", show_label=False, height=170, allow_preview=False,
+                        buttons=[], elem_classes="photos",
+                    )  # fmt: skip
+            results: list[Any] = []
+            with gr.Row():
+                for model in self.models:
+                    with gr.Column(min_width=240):
+                        results.append(gr.Markdown(f"**{model.name}**", elem_classes="caption"))
+                        look = {"show_label": False, "interactive": False, "buttons": []}
+                        results.append(gr.Image(**look))
+            gr.Markdown(_NOTE)
+            gr.Markdown(photos.attribution(sorted(int(path.stem) for path in self.photos)))
+            new = [shown, image, texts, corner, hint, *results]
+            after = [shown, texts, corner, hint, *results]
+            state = [image, texts, corner]
+            alone: dict[str, Any] = {"concurrency_id": "models", "show_progress": "hidden"}
+
+            def photo(event: Any) -> Any:
+                return self.photo(event.index)
+
+            def clicked(image: Any, texts: Any, corner: Any, kind: Any, event: Any) -> Any:
+                yield from self.clicked(image, texts, corner, kind, event)
+
+            for handler in (photo, clicked):  # gets the event for this annotation alone
+                handler.__annotations__["event"] = gr.SelectData
+            chosen.select(photo, None, new, **alone)
+            shown.upload(self.opened, shown, new, **alone)
+            shown.clear(lambda: self.opened(None), None, new, **alone)
+            shown.select(clicked, [*state, kind], after, **alone)
+            text.submit(self.typed, [*state, text], after, **alone)
+            undo.click(self.undone, state, after, **alone)
+            clear.click(self.opened, image, new, **alone)
+        return page.queue(default_concurrency_limit=1)
+
+
+def make_page(models: Sequence[DemoModel]) -> Any:
+    """The page, a `gradio.Blocks` that is not served yet."""
+    return DemoPage(models).build()
 
 
 def serve(page: Any, port: int | None) -> str:

@@ -26,7 +26,7 @@ from benchmarks.tables.record_queries import Protocol, Setup, model_names, uniqu
 T = TypeVar("T")
 FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
 """Titles of the families of disturbed prompts."""
-FEWEST_OBJECTS, FEWEST_IMAGES = 20, 5
+FEWEST_OBJECTS, FEWEST_IMAGES = 20, 8
 """No smaller group is in a message or a chart."""
 GROUPS: dict[Dimension, str] = {
     "size": "{} objects",

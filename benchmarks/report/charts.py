@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import altair as alt
@@ -50,7 +49,7 @@ _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
 _LANE_PX = 21
 _PHASES = {"encode": None, "decode": 1, "end_to_end": 1}
 """Phases of the chart of latency, and their number of prompts."""
-_MOST_SUBGROUPS, _MOST_FLAT_LABELS = 20, 6
+_MOST_SUBGROUPS, _MOST_FLAT_LABELS = 12, 6
 _SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
 """Models selected by clicks on the legend; an empty selection shows all."""
 
@@ -509,15 +508,14 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
         base = _base(frame, models).encode(x=x("place"), y=y("value:Q"))
         lines = _lines(base, models).encode(detail="where:N")
         first = frame.drop_duplicates("machine").assign(edge=lambda part: part["place"] - 0.5)
-        starts = _chart(first[["edge", "machine"]]).encode(x=x("edge"))
-        ends = [*first["edge"], len(places) - 0.5]
-        narrowest = min(b - a for a, b in pairwise(ends)) / len(places)
-        limit = alt.ExprRef(f"{narrowest:.4f} * width - 10")
+        # Names of machines often differ at their ends alone, which a narrow chart has no room for.
+        machines = {name: f"machine {index}" for index, name in enumerate(first["machine"], 1)}
+        first = first.assign(label=first["machine"].map(machines))
+        starts = _chart(first[["edge", "label"]]).encode(x=x("edge"))
+        text = starts.mark_text(align="left", dx=5, dy=8, aria=False, style="muted")
         several = (
             starts.mark_rule(style="front", aria=False),
-            starts.mark_text(
-                align="left", dx=5, dy=8, limit=limit, aria=False, style="muted"
-            ).encode(text="machine:N", y=alt.value(0)),
+            text.encode(text="label:N", y=alt.value(0)),
         )
 
         same, side = "data, prompts and weights", "Runs"
@@ -529,6 +527,8 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
             f"{cells.bars_text(frame['spread'])}.",
             f"Lines join only runs of the same {same}.",
         ]
+        if len(machines) > 1:
+            notes += [f"{label.capitalize()}: {name}." for name, label in machines.items()]
         columns = (
             text_column("Run", "run", get=["run.id"]),
             text_column("Date", "created_utc", get=["run.created_utc"]),
@@ -622,10 +622,10 @@ def _base(data: Any, models: Sequence[str], named: Iterable[str] | None = None) 
 
 def _legend(names: Sequence[str], **options: Any) -> Any:
     """A legend above the chart with as many columns as fit."""
-    entry_px = 34 + 7 * max(map(len, names), default=0)
+    entry_px = 30 + 6.3 * max(map(len, names), default=0)
     # The width of the plot changes during the layout, that of its container does not; `width` makes
     # Vega evaluate the expression again after a change of the window.
-    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 90) / {entry_px}) + 0 * width)")
+    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 60) / {entry_px:.0f}) + 0 * width)")
     return alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, **options)
 
 

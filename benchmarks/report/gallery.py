@@ -133,6 +133,11 @@ class Gallery(NamedTuple):
     notes: tuple[str, ...] = ()
     attribution: str | None = None
 
+    @property
+    def n_objects(self) -> int:
+        """Number of objects with at least one case."""
+        return len({(each.case.image_id, each.case.annotation_id) for each in self.cases})
+
     def document(self) -> dict[str, Any] | None:
         """All of it for the scripts of the page, as JSON; None if there is nothing to show."""
         if self.why is not None:
@@ -202,7 +207,7 @@ def build_gallery(
     folders = [path for path in folders if (path / PREDICTIONS_FOLDER).is_dir()]
     if not folders:
         return Gallery(why=f"No run on this page has stored its masks. {HOW}")
-    notes = [f"Failure: an IoU below {FAILURE_IOU:g} for any model."]
+    notes: list[str] = []
     try:
         stored = load_stored(folders)
     except BenchError as error:

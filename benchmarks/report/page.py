@@ -199,6 +199,8 @@ def render(
         "scope": _scope_attribute,
         "unbroken": _unbroken,
     }
+    # The order of the models is that of their colours.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     style_css, gallery_css, *scripts = (
         loader.get_source(environment, name)[0] for name in ("style.css", "gallery.css", *_FILES)
     )

@@ -59,6 +59,8 @@ def take_pictures(report: Path, folder: Path) -> list[Path]:
                 compared.locator(".chart svg").wait_for()
                 page.locator(".topbar").evaluate("(bar) => { bar.style.position = 'static'; }")
                 pictures["compare"] = compared.screenshot()
+            if (other := page.locator("#gallery-scope button")).is_visible():
+                other.click()
             order = page.locator("#gallery-tools").get_by_label("Order")
             if order.count():
                 order.select_option("worse" if order.locator("[value=worse]").count() else "median")

@@ -43,10 +43,10 @@ _VARIANTS: tuple[tuple[str, Dash, float], ...] = (
     ("o", "-", 0.0),
     ("s", (0, (5, 1.5)), -0.45),
     ("^", (0, (1.2, 1.2)), 0.45),
-    ("D", (0, (5, 1.5, 1.2, 1.5)), 0.0),
-    ("v", (0, (8, 2)), -0.45),
-    ("P", (0, (3, 3)), 0.45),
-    ("X", (0, (1, 4)), 0.0),
+    ("D", (0, (5, 1.5, 1.2, 1.5)), 0.25),
+    ("v", (0, (8, 2)), -0.25),
+    ("P", (0, (3, 3)), 0.6),
+    ("X", (0, (1, 4)), -0.6),
 )
 """Marker, line and shade of the variants of a model: a share of black (below 0) or white."""
 _KNOWN: dict[str, tuple[str, int]] = {
@@ -319,7 +319,8 @@ def vega_config(theme: Theme, models: Sequence[str]) -> dict[str, Any]:
         "axis": text
         | {"titleFontWeight": "normal", "titleFontSize": 12, "ticks": False, "labelPadding": 6}
         | {"gridColor": theme["line"], "domainColor": theme["edge"]},
-        "legend": {**text, "labelColor": theme["ink"], "labelFontSize": 12, "symbolStrokeWidth": 0},
+        "legend": {**text, "labelColor": theme["ink"], "labelFontSize": 12, "symbolStrokeWidth": 0}
+        | {"symbolBaseFillColor": theme["ink"], "symbolBaseStrokeColor": theme["ink"]},
         "text": {"color": theme["ink"], "fontSize": 12},
         "style": {
             "front": {"color": theme["muted"], "strokeDash": [5, 4], "strokeWidth": 1.4},

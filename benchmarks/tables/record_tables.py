@@ -229,7 +229,7 @@ def latency_table(record: RunRecord) -> Table:
         text_column("Device", "device", csv_only=one_setup, rank=1),
         text_column("Precision", "precision", csv_only=one_setup, rank=1),
         count_column("Threads", "threads", csv_only=one_setup, rank=1),
-        text_column("Phase", "phase"),
+        text_column("Phase", "phase", show=lambda name: name.replace("_", " ")),
         count_column("Prompts", "n_prompts"),
         value_column("Decode kind", "decode_kind", text=decode_kind, align="left", rank=4),
         RowColumn(median_column(rows), median),

@@ -12,17 +12,19 @@
     return node;
   };
   const state = { a: "", b: "" };
-  const change = (side, value) => {
-    state[side] = value;
+  const change = (values) => {
+    Object.assign(state, values);
     page.remember({ compare: [state.a, state.b] });
     show();
   };
-  const [frameA, menuA] = page.select("A", [], (value) => change("a", value));
-  const [frameB, menuB] = page.select("B", [], (value) => change("b", value));
-  const swap = page.button("Swap", () => {
-    [state.a, state.b] = [state.b, state.a];
-    change("a", state.a);
-  }, "Swap A and B");
+  // A model that is chosen on both sides changes places with the other one.
+  const choose = (side, value) => {
+    const other = side === "a" ? "b" : "a";
+    change({ [side]: value, ...(state[other] === value ? { [other]: state[side] } : {}) });
+  };
+  const [frameA, menuA] = page.select("A", [], (value) => choose("a", value));
+  const [frameB, menuB] = page.select("B", [], (value) => choose("b", value));
+  const swap = page.button("Swap", () => change({ a: state.b, b: state.a }), "Swap A and B");
   const bar = make("div", "chooser");
   bar.append(frameA, frameB, swap);
   const verdict = make("p", "verdict");

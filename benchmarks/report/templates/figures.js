@@ -114,7 +114,10 @@
     }
     const stops = [...chart.querySelectorAll(
       ".role-legend-label text, [aria-roledescription=value]",
-    )].filter((each) => each.getBoundingClientRect().width > 0);
+    )].filter((each) => each.getBoundingClientRect().width > 0).map((each) => {
+      const { x, y } = each.getBoundingClientRect();
+      return { each, mark: each.getAttribute("aria-roledescription") === "value", x, y };
+    }).sort((a, b) => a.mark - b.mark || (a.mark ? a.x - b.x : 0)).map(({ each }) => each);
     const at = stops.indexOf(document.activeElement);
     if ((event.key === "Enter" || event.key === " ") && at >= 0) {
       event.preventDefault();
@@ -156,6 +159,7 @@
     watcher.observe(figure);
     chart.addEventListener("keydown", (event) => onKey(chart, event));
     chart.addEventListener("focusout", hide);
+    chart.addEventListener("pointerdown", hide);
     figure.querySelector(".tools").append(
       page.button("SVG", () => savedView(figure, async (view) => {
         page.save(`${name}.svg`, new Blob([await view.toSVG()], { type: "image/svg+xml" }));

@@ -5,14 +5,11 @@
   const { models, protocols, medians, failure } = masks;
   const tools = document.getElementById("gallery-tools");
   const place = document.getElementById("cases");
-  const state = {
-    protocol: protocols[0], order: masks.failures_first ? "failures" : "worst", a: 0,
-    b: Math.min(1, models.length - 1), category: "", size: "", from: 0, to: 1, limit: step,
-  };
-  document.querySelector("#gallery .keys").hidden = false;
+  const usual = { order: masks.failures_first ? "failures" : "worst", category: "", size: "", from: 0, to: 1 };
+  const state = { ...usual, protocol: protocols[0], a: 0, b: Math.min(1, models.length - 1), limit: step };
+  const keys = document.querySelector("#gallery .keys");
 
-  const fields = {};  // of the two models
-  let chosen = false;
+  const fields = {};
   const iou = (each, model) => each.masks[model]?.[0] ?? null;
   const known = (each) => each.masks.filter(Boolean).map(([value]) => value);
   const failed = (each) => Math.min(...known(each)) < failure;
@@ -90,14 +87,18 @@
     place.replaceChildren(...shown.map((each) => card(each, cases)));
     more.hidden = shown.length === cases.length;
     const n = cases.filter((each) => iou(each, state.a) < failure).length;
-    count.textContent = `${shown.length} of ${cases.length} pictures; ${models[state.a]} fails in ${n} (IoU below ${failure}).`;
+    const any = masks.cases.some((each) => each.protocol === state.protocol && iou(each, state.a) !== null);
+    count.textContent = any
+      ? `${shown.length} of ${cases.length} objects; ${models[state.a]} fails in ${n} (IoU below ${failure}).`
+      : `${models[state.a]} has no masks for prompts of ${state.protocol} here.`;
     page.say(count.textContent);
   };
   const set = (name) => (value) => {
-    chosen ||= name in fields;
-    Object.assign(state, name in fields ? masks.choose(name, state, value) : { [name]: value });
+    const sides = ["a", "b"].includes(name);
+    Object.assign(state, sides ? masks.choose(name, state, value) : { [name]: value });
     state.limit = step;
-    for (const [own, field] of Object.entries(fields)) field.value = state[own];
+    page.remember(sides ? { model: [models[state.a], models[state.b]] } : { [name]: value === usual[name] ? "" : String(value) });
+    for (const [own, field] of Object.entries(fields)) if (own === "a" || own === "b") field.value = state[own];
     show();
   };
   const select = (label, name, options) => {
@@ -105,7 +106,7 @@
     const numeric = typeof options[0][0] === "number";
     const [frame, made] = page.select(label, options, (value) => set(name)(numeric ? Number(value) : value));
     made.value = state[name];
-    if (numeric) fields[name] = made;
+    fields[name] = made;
     return [frame];
   };
   const number = (label, name) => {
@@ -116,6 +117,7 @@
       const value = input.valueAsNumber;
       set(name)(Number.isNaN(value) ? { from: 0, to: 1 }[name] : value);
     });
+    fields[name] = input;
     frame.append(label, input);
     return frame;
   };
@@ -125,7 +127,6 @@
   const categories = values((each) => each.category);
   const sizes = ["small", "medium", "large"].filter((each) => values(masks.size).includes(each));
   tools.append(
-    ...select("Protocol", "protocol", protocols.map((name) => [name, name])),
     ...select("Model A", "a", named),
     ...select("Model B", "b", named),
     ...select("Order", "order", [
@@ -140,26 +141,40 @@
   );
   const scope = document.createElement("p");
   scope.id = "gallery-scope";
+  const where = document.createElement("span");
+  scope.append(where, page.button("Show them", () => (
+    page.change({ dataset: page.data.masked, protocol: protocols[0] }))));
   tools.before(scope);
   tools.after(count);
   document.getElementById("gallery-more").append(more);
-  // The masks follow the selection of the page.
+  // The two models of the answer: the recommended one, and the next in accuracy with other masks.
+  const pair = () => {
+    const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
+    const [a = 0, ...rest] = order.map((name) => models.indexOf(name)).filter((index) => index >= 0);
+    const differs = (b) => masks.cases.some((each) => each.protocol === state.protocol
+      && Math.abs(iou(each, a) - iou(each, b)) > 0.01);
+    const others = [...rest, ...models.keys()].filter((index) => index !== a);
+    return { a, b: others.find(differs) ?? others[0] ?? a };
+  };
+  // The masks follow the selection of the page, and their own part of the address.
   document.documentElement.addEventListener("selectionchange", () => {
     const { dataset, protocol } = page.selection;
-    if (protocols.includes(protocol)) {
-      state.protocol = protocol;
-      tools.querySelector("select").value = protocol;
+    const stored = !dataset || (dataset === page.data.masked && protocols.includes(protocol));
+    if (dataset && stored) state.protocol = protocol;
+    scope.hidden = stored;
+    for (const each of [tools, count, place, keys, more.parentElement]) each.hidden = !stored;
+    where.textContent = `Masks are stored for ${page.data.masked}, prompts of ${protocols.join(", ")}, `
+      + `not for ${dataset}, ${protocol}. `;
+    const named = page.recall("model").map((name) => models.indexOf(name)).filter((index) => index >= 0);
+    Object.assign(state, named.length === 2 ? { a: named[0], b: named[1] } : pair());
+    for (const [name, value] of Object.entries(usual)) {
+      const [given] = page.recall(name);
+      state[name] = given === undefined ? value : typeof value === "number" ? Number(given) : given;
     }
-    scope.hidden = !dataset || (dataset === page.data.masked && protocols.includes(protocol));
-    scope.textContent = `Masks are stored for ${page.data.masked}, prompts of ${protocols.join(", ")}, `
-      + `not for ${dataset}, ${protocol}.`;
-    if (!chosen) {
-      // Until the reader chooses, the model that the answer recommends and the next in accuracy.
-      const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
-      const [a, b] = order.map((name) => models.indexOf(name)).filter((index) => index >= 0);
-      const other = models.findIndex((_, index) => index !== a);
-      Object.assign(state, a === undefined ? {} : { a, b: b ?? Math.max(0, other) });
-      for (const [own, field] of Object.entries(fields)) field.value = state[own];
+    for (const [own, field] of Object.entries(fields)) {
+      field.value = state[own];
+      // A value that this page does not have.
+      if (field.matches("select") && field.selectedIndex < 0) field.value = state[own] = usual[own];
     }
     show();
   });

@@ -161,6 +161,7 @@ const lightbox = (() => {
     const each = given.has("case") ? find(...given.get("case").split(",")) : undefined;
     const named = ["a", "b"].filter((name) => given.has(name));
     if (!each || named.some((name) => !masks.models.includes(given.get(name)))) {
+      if (given.has("case")) page.warn(`The address asked for masks of case ${given.get("case")}, which this page does not have.`);
       if (box.open) box.close();
       return;
     }

@@ -15,8 +15,9 @@
     return new URLSearchParams(text && !text.includes("=") ? { at: text } : text);
   };
   // The part of an address that this page's selection is in; `case` is that of the lightbox.
-  const own = (params) => ["dataset", "protocol", "device", "precision", "find", "without", "compare"]
-    .map((name) => params.getAll(name).join("\n")).join("\t");
+  const parts = ["dataset", "protocol", "device", "precision", "find", "without", "compare",
+    "model", "order", "category", "size", "from", "to"];
+  const own = (params) => parts.map((name) => params.getAll(name).join("\n")).join("\t");
   let restored = null;
   // Stores values in the address; an empty value removes its name.
   page.remember = (values) => {
@@ -48,17 +49,17 @@
   // A group shows one figure of the selection; a menu has the others.
   const groups = [...document.querySelectorAll(".group")].map((node) => {
     const figures = [...node.children];
-    const [frame, menu] = page.select(node.dataset.label, [], () => arrange());
+    const [frame, menu] = page.select(node.dataset.label, [], (value) => { wanted = value; arrange(); });
     const bar = document.createElement("div");
     bar.className = "chooser";
     bar.append(frame);
     node.before(bar);
+    let wanted = "";
     const arrange = () => {
       const fitting = figures.filter((each) => fits(JSON.parse(each.dataset.scope ?? "{}")));
       const options = fitting.map((each) => each.dataset.choice);
-      const old = menu.value;
       menu.replaceChildren(...options.map((text) => new Option(text)));
-      if (options.includes(old)) menu.value = old;
+      if (options.includes(wanted)) menu.value = wanted;
       bar.hidden = options.length < 2;
       for (const each of figures) {
         each.hidden = !fitting.includes(each) || each.dataset.choice !== menu.value;
@@ -80,33 +81,51 @@
   };
 
   const menus = {};
+  const optionsOf = {
+    dataset: () => Object.keys(protocols),
+    protocol: () => protocols[selection.dataset] ?? [],
+    device: () => Object.keys(precisions),
+    precision: () => precisions[selection.device] ?? [],
+  };
+  // Fills the menus in their order; a value that this page does not have becomes the first one.
   const fill = () => {
-    const options = {
-      dataset: Object.keys(protocols),
-      protocol: protocols[selection.dataset] ?? [],
-      device: Object.keys(precisions),
-      precision: precisions[selection.device] ?? [],
-    };
+    const unknown = [];
     for (const [name, [frame, menu]] of Object.entries(menus)) {
-      if (!options[name].includes(selection[name])) [selection[name]] = options[name];
-      menu.replaceChildren(...options[name].map((text) => new Option(text)));
+      const options = optionsOf[name]();
+      if (!options.includes(selection[name])) {
+        if (selection[name] !== undefined) unknown.push(`${name} ${selection[name]}`);
+        [selection[name]] = options;
+      }
+      menu.replaceChildren(...options.map((text) => new Option(text)));
       for (const option of menu.options) option.title = page.data.prompts[option.value] ?? "";
       menu.value = selection[name] ?? "";
-      menu.title = page.data.prompts[menu.value] ?? menu.value;
-      frame.hidden = !options[name].length;
+      frame.hidden = !options.length;
     }
+    const prompt = page.data.prompts[selection.protocol];
+    promptNote.textContent = prompt && prompt.toLowerCase() !== selection.protocol ? `${selection.protocol}: ${prompt}.` : "";
+    return unknown;
   };
-  const choose = (name, value) => {
-    selection[name] = value;
+  page.change = (values) => {
+    Object.assign(selection, values);
     fill();
     const { dataset, protocol, device, precision } = selection;
     page.remember({ dataset, protocol, device, precision });
+    page.warn("");
     apply();
     page.say(`${dataset ?? ""} ${protocol ?? ""} ${device ?? ""} ${precision ?? ""}`);
   };
   for (const [name, label] of [
     ["dataset", "Data"], ["protocol", "Prompt"], ["device", "Device"], ["precision", "Precision"],
-  ]) menus[name] = page.select(label, [], (value) => choose(name, value));
+  ]) menus[name] = page.select(label, [], (value) => page.change({ [name]: value }));
+  const paragraph = (id) => {
+    const made = document.createElement("p");
+    Object.assign(made, { id, className: "muted" });
+    return made;
+  };
+  const promptNote = paragraph("prompt-note");
+  const warning = paragraph("address-note");
+  page.warn = (text) => { warning.textContent = text && `${warning.textContent} ${text}`.trim(); };
+  page.warn("");
 
   // Models: a search, and a box for each. The boxes are the legend of the whole page.
   const popup = document.createElement("details");
@@ -173,15 +192,13 @@
     if (!popup.contains(event.target)) popup.open = false;
   });
   root.addEventListener("themechange", paint);
-  const note = document.createElement("p");
-  note.id = "filter-note";
-  note.className = "muted";
+  const note = paragraph("filter-note");
   note.textContent = "The sentences of this page are about all models, its tables and charts about those shown.";
   const share = page.button("Copy link", async (button) => {
     page.flash(button, (await page.copy(location.href)) ? "Copied" : "The browser refused");
   }, "Copy a link to this selection");
   document.getElementById("selector").append(
-    ...Object.values(menus).map(([frame]) => frame), popup, share, note,
+    ...Object.values(menus).map(([frame]) => frame), popup, share, promptNote, note, warning,
   );
 
   const restore = () => {
@@ -190,7 +207,12 @@
     without.clear();
     for (const name of page.recall("without")) without.add(name);
     restored = own(address());
-    fill();
+    const unknown = fill();
+    if (unknown.length) {
+      const { dataset, protocol, device, precision } = selection;
+      page.remember({ dataset, protocol, device, precision });
+      page.warn(`The address asked for ${unknown.join(", ")}, which this page does not have.`);
+    }
     showModels();
     apply();
   };

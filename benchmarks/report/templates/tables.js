@@ -98,6 +98,7 @@
     const box = figure.querySelector(".scroll");
     const mark = () => {
       figure.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+      figure.classList.toggle("tall", box.scrollHeight > box.clientHeight + 1);
       figure.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
     };
     box.addEventListener("scroll", mark, { passive: true });

@@ -158,12 +158,12 @@ def test_a_click_on_a_photo_shows_the_masks(served: str, chromium: Any) -> None:
     for name in ("dummy", "grabcut"):
         captions.filter(has_text=f"{name}: encode").first.wait_for()
     assert captions.filter(has_text="broken: RuntimeError: no colour for it").count()
-    assert page.locator("#hint", has_text="Prompt: 3").count()  # the middle of 640 px
+    assert page.locator("#hint", has_text="Prompt: point 3").count()  # the middle of 640 px
     sources = page.locator("img").evaluate_all("(all) => all.map((each) => each.src)")
     n_shown = len(sources)
     page.get_by_label("Or type X,Y").fill("100,100,400,300")
     page.keyboard.press("Enter")
-    page.locator("#hint", has_text="100,100,400,300").wait_for()
+    page.locator("#hint", has_text="box 100,100 to 400,300").wait_for()
     page.get_by_role("button", name="Clear prompts").click()
     page.locator("#hint", has_text="Click on an object.").wait_for()
     page.wait_for_function("(n) => document.querySelectorAll('img').length === n - 2", arg=n_shown)

@@ -229,7 +229,7 @@ def test_subgroups_leave_out_the_reference_and_name_it() -> None:
     few = SubgroupRow(*where[:3], "category", "rare", "b", 4, 19, 1.0, None)
     (figure,) = subgroups(["a", "b"], [*many[:3], few])
     assert {row["label"].split("|")[0] for row in values(figure)} == {"c0", "c1", "c2"}
-    assert "1 of 4 have fewer than 20 objects or 5 images" in figure.notes[-1]
+    assert "1 of 4 have fewer than 20 objects or 8 images" in figure.notes[-1]
     assert "rare" in figure.table.to_csv()
     assert len(figure.table.rows) == 4
 

@@ -188,7 +188,7 @@ def test_packaged_photos_are_credited_below_the_gallery(photos_run: Path, tmp_pa
     line = attribution((30213, 62554))
     assert "Flickr 8561578295, 5560942229" in line
     assert line in text
-    assert text.index("20 prompts on 2 images of photos") < text.index(line)
+    assert text.index("objects on 2 images of photos; prompts: ") < text.index(line)
     # Any folder that is named is that of other datasets.
     shown = build_gallery([photos_run], ["box"], each=1, images=tmp_path)
     names = {picture.name for picture in shown.pictures.values()}

@@ -41,8 +41,10 @@ def test_order_and_filters(large: Path, visit: Callable[..., Any]) -> None:
     labels = cards(page).evaluate_all("(all) => all.map((each) => each.ariaLabel)")
     assert all("(medium)" in label for label in labels)
     tools.get_by_label("Size").select_option("")
-    tools.get_by_label("Protocol").select_option("center")
+    page.locator("#selector").get_by_label("Prompt").select_option("center")
+    tools.get_by_label("Model A").select_option("box")
     assert cards(page).count() == 0  # the model box takes no points
+    assert str(count.text_content()).startswith("box has no masks for prompts of center")
     tools.get_by_label("Model A").select_option("dummy")
     assert cards(page).first.get_by_text("box: no answer").count() == 1
     tools.get_by_label("Order").select_option("failures")
