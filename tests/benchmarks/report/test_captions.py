@@ -294,7 +294,7 @@ def test_message_of_disturbed_prompts(disturbed_record: RunRecord) -> None:
 def test_message_of_subgroups() -> None:
     where = ("photos", "box", "ground-truth", "category")
     rows = [
-        SubgroupRow(*where, group, model, 5, n, miou, None)
+        SubgroupRow(*where, group, model, 8, n, miou, None)
         for model, group, n, miou in (
             ("a", "cat", 90, 0.7), ("a", "dog", 20, 0.2), ("a", "owl", 1, 0.99),
             ("b", "cat", 90, 0.5), ("b", "dog", 20, 0.9),
