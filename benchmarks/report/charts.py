@@ -290,7 +290,7 @@ def latency(record: RunRecord, setup: Setup) -> Figure | None:
     base = _base(frame, models, ()).encode(
         y=y,
         x=x("value:Q"),
-        shape=alt.Shape("step:N", scale=shapes, legend=_legend(steps)),
+        shape=alt.Shape("step:N", scale=shapes, legend=_legend(steps, 150)),
         opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
     )
     mark = {"size": 65, "strokeWidth": 2, "opacity": 1, "ariaRoleDescription": "value"}
@@ -620,12 +620,14 @@ def _base(data: Any, models: Sequence[str], named: Iterable[str] | None = None) 
     )
 
 
-def _legend(names: Sequence[str], **options: Any) -> Any:
-    """A legend above the chart with as many columns as fit."""
+def _legend(names: Sequence[str], left_px: int = 60, **options: Any) -> Any:
+    """A legend above the chart with as many columns as fit beside the labels of the y axis."""
     entry_px = 30 + 6.3 * max(map(len, names), default=0)
     # The width of the plot changes during the layout, that of its container does not; `width` makes
     # Vega evaluate the expression again after a change of the window.
-    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 60) / {entry_px:.0f}) + 0 * width)")
+    columns = alt.ExprRef(
+        f"max(1, floor((containerSize()[0] - {left_px}) / {entry_px:.0f}) + 0 * width)"
+    )
     return alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, **options)
 
 
