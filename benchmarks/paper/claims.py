@@ -227,12 +227,16 @@ class Timed(FrozenModel):
 
 
 class ParamsMeasure(FrozenModel):
-    """Number of parameters; `readings` are tried after the plain count."""
+    """Number of parameters of a component, or of the sum of `terms` if it is none of its own.
+
+    `readings` are tried after this plain count.
+    """
 
     kind: Literal["params"]
     model: Model
     component: str
     column: Literal["total", "used"] = "total"
+    terms: tuple[Term, ...] = ()
     readings: tuple[Reading, ...] = ()
 
 

@@ -32,8 +32,9 @@ LEDGER = "ledger"
 CLAIMS_NAME = "claims.json"
 WIDTH = 100
 """Characters in a line of the terminal."""
-_SIGNS = {"at least": ">= ", "at most": "<= ", None: ""}
-_UNITS = {"M parameters": " M", "ratio": " x", "parameters": "", "mIoU %": " %"}
+_SIGNS = {"at least": "≥ ", "at most": "≤ ", None: ""}
+_UNITS = {"M parameters": " M", "ratio": " times", "parameters": "", "mIoU %": " %"}
+_UNITS |= {"AP %": " % AP", "AR %": " % AR"}
 _CLAIMED, _MEASURED, _VERDICT = 15, 17, 18
 _Line = tuple[str, Callable[[ClaimVerdict], str], Callable[[ClaimVerdict], Raw]]
 
@@ -57,14 +58,16 @@ def _claimed(verdict: ClaimVerdict) -> str:
 
 
 def _measured(verdict: ClaimVerdict) -> str:
-    """The measured value, such as `>= 3294`; empty if there is none."""
+    """The measured value, such as `≥ 3,294`; empty if there is none."""
     if verdict.measured is None:
         return ""
     return f"{_SIGNS[verdict.bound]}{_figure(verdict.measured, verdict.unit)}"
 
 
 def _with_unit(text: str, verdict: ClaimVerdict) -> str:
-    return f"{text}{_UNITS.get(verdict.unit, f' {verdict.unit}')}" if text else ""
+    unit = _UNITS.get(verdict.unit, f" {verdict.unit}")
+    unit = unit.removesuffix("s") if text == "1" else unit
+    return f"{text}{unit}" if text else ""
 
 
 def _ratio(verdict: ClaimVerdict) -> str:
@@ -145,7 +148,7 @@ def _notes(shown: Sequence[ClaimVerdict]) -> tuple[str, ...]:
             against = f" against {found.reference}" if found.reference else ""
             notes.append(f"In brackets, no evidence: measured{against}, {found.made_with}.")
     if any(verdict.bound for verdict in shown):
-        notes.append(">= and <=: without the phases that need trained weights; see the ledger.")
+        notes.append("≥ and ≤: without the phases that need trained weights; see the ledger.")
     return unique(notes)
 
 
@@ -166,6 +169,7 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     title = "Published claims and their verdicts"
     notes = [
         f"{tally_text(verdicts)}.",
+        "Measured, with a verdict that needs something: on other hardware, which tests nothing.",
         "Basis: measurement (a time or an accuracy), training (a result or a condition of it), "
         "count (of parameters, for which nothing is measured), or arithmetic (of other published "
         "figures).",

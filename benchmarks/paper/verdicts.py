@@ -50,18 +50,19 @@ from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
 Verdict = Literal[
-    "reproduced", "explained", "not reproduced", "different hardware", "needs weights",
-    "needs data", "needs GPU",
+    "reproduced", "explained", "not reproduced", "needs GPU", "needs weights", "needs data",
+    "not measured",
 ]  # fmt: skip
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TESTED: tuple[Verdict, ...] = ("reproduced", "explained", "not reproduced")
-Basis = Literal["measurement", "training", "count", "arithmetic"]
-_BASES: dict[Basis, str] = {
-    "measurement": "times and accuracies",
-    "training": "results and conditions of training",
-    "count": "counts of parameters",
-    "arithmetic": "figures that follow from others",
+_OBSTACLES: dict[Verdict, str] = {
+    "needs GPU": "need a GPU, for a time that of the publication",
+    "needs weights": "need official weights",
+    "needs data": "need the published data",
+    "not measured": "were not measured in these runs",
 }
+"""What the claims lack that were not tested, as the end of a sentence."""
+Basis = Literal["measurement", "training", "count", "arithmetic"]
 _BASIS_OF: dict[str, Basis] = {
     "training": "training",
     "params": "count",
@@ -124,28 +125,30 @@ def tally(verdicts: Sequence[ClaimVerdict]) -> dict[Verdict, int]:
 
 def tally_by_basis(verdicts: Sequence[ClaimVerdict]) -> dict[Basis, dict[Verdict, int]]:
     """The tally for each basis that occurs."""
-    by_basis = {basis: [v for v in verdicts if v.basis == basis] for basis in _BASES}
+    by_basis = {basis: [v for v in verdicts if v.basis == basis] for basis in get_args(Basis)}
     return {basis: tally(own) for basis, own in by_basis.items() if own}
 
 
 def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
-    """One line: how many claims were tested, by basis, and what the others lack.
+    """In a sentence or two: how many claims were tested, with what result, and what others lack.
 
-    Such as `70 claims. Tested: 2 of 31 times and accuracies (1 reproduced, 1 not reproduced), ...`.
+    Such as `5 of 70 published figures were tested: 4 reproduced, 1 explained. Of 31 times and
+    accuracies, 2 were tested. The others: 65 need official weights`.
     """
-    parts = []
-    for basis, counts in tally_by_basis(verdicts).items():
-        tested = {name: count for name, count in counts.items() if name in TESTED}
-        outcome = f" ({_counts_text(tested)})" if tested else ""
-        total = sum(counts.values())
-        parts.append(f"{sum(tested.values())} of {total} {_BASES[basis]}{outcome}")
-    text = f"{len(verdicts)} claims. Tested: {', '.join(parts)}"
-    untested = [each for each in verdicts if each.verdict not in TESTED]
-    if untested:
-        text += f". Not tested: {_counts_text(tally(untested))}"
-    if shown := sum(each.measured is not None for each in untested):
-        text += f"; {shown} of these show a measured value that does not compare"
-    return text
+    tested = {name: count for name, count in tally(verdicts).items() if name in TESTED}
+    text = f"{sum(tested.values())} of {len(verdicts)} published figures were tested"
+    text += f": {_counts_text(tested)}" if tested else ""
+    measured = [each for each in verdicts if each.basis == "measurement"]
+    if measured:
+        n = sum(each.verdict in TESTED for each in measured)
+        text += f". Of {len(measured)} times and accuracies, {n or 'none'} "
+        text += f"{'was' if n < 2 else 'were'} tested"
+    lacking = [
+        f"{count} {_OBSTACLES[name]}"
+        for name, count in tally(verdicts).items()
+        if name in _OBSTACLES
+    ]
+    return f"{text}. The others: {'; '.join(lacking)}" if lacking else text
 
 
 def _counts_text(counts: Mapping[Verdict, int]) -> str:
@@ -161,7 +164,7 @@ def _judge(record: RunRecord, claim: Claim, claims: Mapping[str, Claim]) -> Clai
                 return _judge_count_ratio(record, claim, measure)
             except _NotCountedError as error:
                 settle = "mobilesam-bench params"
-                return _conclude(claim, str(error), obstacle="needs data", settle=settle)
+                return _conclude(claim, str(error), obstacle="not measured", settle=settle)
         case LatencyMeasure() | LatencyRatioMeasure() as measure:
             return _judge_times(record, claim, measure)
         case TrainingMeasure(command=command):
@@ -253,7 +256,7 @@ def _count(record: RunRecord, term: Term) -> int:
         count: int | None = getattr(row, term.column)
         if row.component == term.part and count is not None:
             return term.sign * count
-    raise _NotCountedError(f"run {record.id} has no count of {term.owner}/{term.part}")
+    raise _NotCountedError(f"not counted in this run: {term.owner}, {term.part}")
 
 
 class _Reading(NamedTuple):
@@ -285,6 +288,8 @@ def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> Cla
     own = [(f"{part}, {column}", count) for column, count in counts.items()]
     if len(set(counts.values())) == 1:
         own = [(part, own[0][1])]
+    if measure.terms:
+        own = [(claim.what, sum(_count(record, term) for term in measure.terms))]
     sums = [(r.name, sum(_count(record, term) for term in r.terms)) for r in measure.readings]
     # The plain count, then the declared sums, which explain more than other columns and units.
     scales = list(_SCALES[claim.unit].items())
@@ -386,17 +391,21 @@ def _judge_times(record: RunRecord, claim: Claim, measure: TimeMeasure) -> Claim
         scaled = all(each.scaled_from for time in times for each in time.timed)
         hollow = scaled and times[0].model == times[1].model
         untimed = untimed or hollow or all(time.missing for time in times)
-    obstacle: Verdict | None = None if comparable else "different hardware"
+    obstacle: Verdict | None = None
     incomplete = unique(time.model for time in times if time.missing)
+    untrained = bool(missing) and all(each.untrained for each in missing)
     settle = None
-    if missing and all(each.untrained for each in missing):
-        obstacle = "needs weights"
-        fetch = f"mobilesam-bench weights fetch {' '.join(incomplete)}"
-        settle = f"{fetch} && mobilesam-bench paper --device cuda"
-    elif missing or untimed:
+    if not comparable:  # whatever else this run lacks: all runs on this machine have one verdict
         obstacle = "needs GPU"
+    elif untrained:
+        obstacle = "needs weights"
+    elif missing or untimed:
+        obstacle = "not measured"
+    if obstacle is not None:
         names = ",".join(unique(time.model for time in times))
-        settle = f"mobilesam-bench latency --device cuda --models {names}"
+        settle = f"mobilesam-bench latency --device {hardware.device} --models {names}"
+        if untrained:
+            settle = f"mobilesam-bench weights fetch {' '.join(incomplete)} && {settle}"
     # Phases that were scaled up, and the reasons for missing phases, each once.
     scaled_up = grouped((p.scaled_from, p.phase) for t in times for p in t.timed if p.scaled_from)
     remarks = [f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled_up.items()]

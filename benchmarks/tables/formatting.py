@@ -22,6 +22,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}", MINUS: r"$-$", "×": r"\texttimes{}", "≤": r"$\leq$",
+    "≥": r"$\geq$",
     **{power: rf"\textsuperscript{{{digit}}}" for digit, power in zip("026", "⁰²⁶", strict=True)},
 }  # fmt: skip
 
