@@ -14,6 +14,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
 from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
+from benchmarks.records.environment import NOISY
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     INSTANCES_NAME,
@@ -110,10 +111,25 @@ class _Run:
         if self.config.profile is not None:
             from benchmarks.latency import runner
 
-            runner.measure(self.config, self.models, infos, self.record, self.reporter)
+            load = runner.measure(self.config, self.models, infos, self.record, self.reporter)
+            self.record.add(warnings=self.disturbed_times(load))
         if self.config.dataset is not None:
             self.evaluate(self.config.dataset)
         self.report_failures()
+
+    def disturbed_times(self, other_load: float) -> list[str]:
+        """A warning if the times show that something else ran meanwhile, or the load does."""
+        from benchmarks.latency.idle import MAX_OTHER_LOAD
+        from benchmarks.tables.record_queries import disturbances
+
+        found = list(disturbances(self.record.build()).values())
+        machine = self.record.environment
+        cores = machine.cpu_physical_cores or machine.cpu_logical_cores
+        if other_load > MAX_OTHER_LOAD and self.config.threads + other_load > cores:
+            used = f"other processes used {other_load:.1f} of {cores} cores meanwhile"
+            found.insert(0, used)
+        text = f"{NOISY}times were disturbed, measure again on an idle machine: {'; '.join(found)}"
+        return [text] if found else []
 
     def plan(self) -> None:
         """Tells the reporter which stages follow, with a first guess of their time."""

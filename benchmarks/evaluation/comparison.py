@@ -119,12 +119,20 @@ def compare_tables(
             p_adjusted=result.p_value,
         )
         families.setdefault(reference, []).append(row)
-    corrected = tuple(
-        row.model_copy(update={"p_adjusted": p_adjusted})
-        for family in families.values()
-        for row, p_adjusted in zip(family, holm([row.p_value for row in family]), strict=True)
-    )
-    return corrected, counts
+    return tuple(each for family in families.values() for each in corrected(family)), counts
+
+
+def corrected(rows: Iterable[ComparisonRow]) -> tuple[ComparisonRow, ...]:
+    """Rows, in their order, with p-values corrected over all of the same dataset and reference."""
+    found = list(rows)
+    families: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(found):
+        families.setdefault((row.dataset, row.reference), []).append(index)
+    for family in families.values():
+        adjusted = holm([found[index].p_value for index in family])
+        for index, p_adjusted in zip(family, adjusted, strict=True):
+            found[index] = found[index].model_copy(update={"p_adjusted": p_adjusted})
+    return tuple(found)
 
 
 def count_prompts(rows: pd.DataFrame) -> PromptCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -56,6 +57,25 @@ def other_load(window_s: float = WINDOW_S) -> Load:
             others.append((name, used_s / elapsed_s))
     busiest = tuple(sorted(others, key=lambda each: -each[1]))
     return Load(max(busy, 0.0) / elapsed_s, busiest)
+
+
+class LoadMeter:
+    """Mean number of cores that other processes use, from now on.
+
+    Child processes count as this one once they have ended and were waited for.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._before = time.monotonic(), self._busy_s()
+
+    @staticmethod
+    def _busy_s() -> float:
+        return busy_seconds() - sum(os.times()[:4])
+
+    def cores(self) -> float:
+        """The mean up to now."""
+        elapsed_s = time.monotonic() - self._start
+        return max(0.0, self._busy_s() - self._before) / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def wait_until_idle(

@@ -17,6 +17,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import Profile, RunConfig
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.latency.controller import ANSWER_LIMIT_S, Worker, WorkerError, model_setup, shuffled
+from benchmarks.latency.idle import LoadMeter
 from benchmarks.latency.timer import StopRule, milliseconds
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
@@ -74,11 +75,12 @@ def measure(
     infos: Mapping[str, ModelInfo],
     record: RecordBuilder,
     reporter: Reporter,
-) -> None:
+) -> float:
     """Times every model, and adds rows to a record; one that cannot be timed gets an error row.
 
     In each round, every model runs once in a process of its own, in a new random order. Finished
-    rounds are cached in the folder of the run.
+    rounds are cached in the folder of the run. Returns the mean number of cores that other
+    processes used meanwhile.
     """
     profile = config.profile
     assert profile is not None  # noqa: S101 - without a profile nothing is timed
@@ -86,7 +88,7 @@ def measure(
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
     rows: dict[str, dict[str, list[LatencyRow]]] = {}
     usable = [model for model in models if model.error is None and model.entry.name in infos]
-    rng = np.random.default_rng(config.seed)
+    rng, load = np.random.default_rng(config.seed), LoadMeter()
     with (
         tempfile.TemporaryDirectory() as folder,
         reporter.bar("latency", profile.processes * len(usable), "latency") as bar,
@@ -125,6 +127,7 @@ def measure(
                 bar.step(name)
                 if name in rows:
                     reporter.result(f"{name}: {headline(rows[name]['latency'])}")
+    other_load = load.cores()
     for model in models:
         name = model.entry.name
         if name not in rows:
@@ -151,6 +154,7 @@ def measure(
     ]
     if alone:
         reporter.say(f"--batch: left out {', '.join(alone)}, which can encode one image at a time")
+    return other_load
 
 
 def headline(rows: Sequence[LatencyRow]) -> str:

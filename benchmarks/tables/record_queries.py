@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 from baselines.registry import split_size
 from benchmarks.prompts.protocols import (
@@ -27,7 +29,7 @@ from benchmarks.records.record import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.records.statistics import Spread, median_spread
+from benchmarks.records.statistics import MIN_SAMPLES_FOR_INTERVAL, Spread, median_spread
 from benchmarks.tables.formatting import milliseconds, number
 
 K = TypeVar("K")
@@ -57,6 +59,12 @@ PROMPT_STEPS = (
 """Label, phase and number of prompts of the steps of one prompt, in the order of execution."""
 MOST_END_TO_END = 2
 """End to end is doubtful if it takes more than this many times the sum of its steps."""
+END_TO_END = "end_to_end"
+SINGLE_CALL = 1.5
+"""A time of a single call, which has no spread, is taken as uncertain by this factor."""
+MOST_VARIATION = 1.3
+"""Largest ratio of the 90th to the 10th percentile of the calls of one process on an idle machine.
+In the committed runs it is at most 1.21; beside other processes it was 1.4 to 2.3."""
 MOST_HEADLINES = 3
 """Up to this number, all protocols of one dataset and reference are headlines."""
 
@@ -235,6 +243,11 @@ def timed(row: LatencyRow | None) -> tuple[float, Spread | None] | None:
     return row.median_ms, spread_of(row)
 
 
+def bounds_of(ms: float, spread: Spread | None) -> Spread:
+    """The spread of a time, or an assumed one for a single call."""
+    return spread or Spread((ms / SINGLE_CALL, ms * SINGLE_CALL), is_range=True)
+
+
 def find_miou(record: RunRecord, protocol: Protocol, model: str) -> MiouRow | None:
     """Row of one model under one protocol."""
     rows = (row for row in record.miou if row.model == model and protocol_of(row) == protocol)
@@ -323,12 +336,10 @@ def doubtful_end_to_end(record: RunRecord, row: LatencyRow) -> str | None:
     if whole is None or not steps:
         return None
     longest = max(steps, key=lambda name: steps[name][0])
-    ms, spread = steps[longest]
-    if whole[0] < ms:
-        apart = whole[1] is not None and spread is not None and whole[1].below(spread)
+    if bounds_of(*whole).below(bounds_of(*steps[longest])):
         return (
             f"end to end {milliseconds(whole[0])} is shorter than {longest} alone, "
-            f"{milliseconds(ms)}{'' if apart else ', by no measurable difference'}"
+            f"{milliseconds(steps[longest][0])}"
         )
     total = sum(time for time, _ in steps.values())
     if whole[0] > MOST_END_TO_END * total and {"encode", "decode"} <= steps.keys():
@@ -337,6 +348,34 @@ def doubtful_end_to_end(record: RunRecord, row: LatencyRow) -> str | None:
             f"its phases, {milliseconds(total)}"
         )
     return None
+
+
+def disturbances(record: RunRecord, setup: Setup | None = None) -> dict[str, str]:
+    """Models whose times show that something else ran meanwhile, and how; by default of any setup.
+
+    Either the calls of one process differ by more than `MOST_VARIATION`, or the time end to end
+    does not fit those of its steps.
+    """
+    found: dict[str, list[str]] = {}
+    for row in record.latency:
+        if setup not in (None, setup_of(row)) or row.phase not in ("encode", "decode", END_TO_END):
+            continue
+        own = found.setdefault(row.model, [])
+        ratio = max(map(_variation, row.samples_ms), default=1.0)
+        if ratio > MOST_VARIATION and row.n_prompts in (None, 1):
+            phase = row.phase.replace("_", " ")
+            own.append(f"{phase} of the same process varies by a factor of {number(ratio)}")
+        if doubt := doubtful_end_to_end(record, row):
+            own.append(doubt)
+    return {model: f"{model}: {', '.join(own)}" for model, own in found.items() if own}
+
+
+def _variation(calls_ms: Sequence[float]) -> float:
+    """90th over 10th percentile of the calls of one process; 1 for few or very short calls."""
+    if len(calls_ms) < MIN_SAMPLES_FOR_INTERVAL or min(calls_ms) < 1:
+        return 1.0
+    low, high = np.percentile(calls_ms, [10, 90])
+    return float(high / low)
 
 
 def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:

@@ -273,12 +273,15 @@ def _print(
     document: dict[str, Any],
     tables: Callable[[RunRecord], Sequence[Table]],
 ) -> int:
+    from benchmarks.records.environment import NOISY
+
     if output.json:
         print_json(document)
     else:
         for table in tables(result.record):
             if table.name != ACCOUNTING or is_verbose():
                 print_table(table)
+        print_lines(*(text for text in result.record.warnings if text.startswith(NOISY)))
         _print_paths(result)
     return _exit_code(result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -91,17 +92,28 @@ def test_a_publishable_run_on_a_busy_machine_measures_nothing(
 
 
 def test_a_publishable_record_has_the_load_of_other_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.cli.app import main
     from benchmarks.records.record import load_record
 
     monkeypatch.setattr(idle, "wait_until_idle", lambda _: 0.04)
+    monkeypatch.setattr(idle.LoadMeter, "cores", lambda _: 1000.0)
     command = ["latency", "--models", "box", "--profile", "quick", "--publishable", "--quiet"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     record = load_record(tmp_path)
     assert record.environment.other_load == 0.04
-    assert not any(text.startswith("noisy") for text in record.warnings)
+    (noisy,) = (text for text in record.warnings if text.startswith("noisy"))
+    start = "noisy: times were disturbed, measure again on an idle machine: other processes used"
+    assert noisy.startswith(f"{start} 1000.0 of ")
+    assert f"\n{noisy}\n" in capsys.readouterr().out
+
+
+def test_the_load_meter_counts_other_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", iter([0.0, 10.0]).__next__)
+    monkeypatch.setattr(idle, "busy_seconds", iter([50.0, 65.0]).__next__)
+    monkeypatch.setattr(os, "times", iter([(1, 1, 0, 0, 0), (2, 1, 8, 1, 0)]).__next__)
+    assert idle.LoadMeter().cores() == 0.5
 
 
 def test_only_results_of_the_checkout_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
