@@ -14,7 +14,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
 from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
-from benchmarks.records.environment import NOISY
+from benchmarks.records.environment import DISTURBED, NOISY
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     INSTANCES_NAME,
@@ -118,18 +118,19 @@ class _Run:
         self.report_failures()
 
     def disturbed_times(self, other_load: float) -> list[str]:
-        """A warning if the times show that something else ran meanwhile, or the load does."""
+        """Warnings if the load, or the times, show that something else ran meanwhile."""
         from benchmarks.latency.idle import MAX_OTHER_LOAD
         from benchmarks.tables.record_queries import disturbances
 
-        found = list(disturbances(self.record.build()).values())
-        machine = self.record.environment
+        machine, warnings = self.record.environment, []
         cores = machine.cpu_physical_cores or machine.cpu_logical_cores
         if other_load > MAX_OTHER_LOAD and self.config.threads + other_load > cores:
-            used = f"other processes used {other_load:.1f} of {cores} cores meanwhile"
-            found.insert(0, used)
-        text = f"{NOISY}times were disturbed, measure again on an idle machine: {'; '.join(found)}"
-        return [text] if found else []
+            used = f"other processes used {other_load:.1f} of {cores} cores"
+            warnings.append(f"{NOISY}{used} while times were measured")
+        if found := disturbances(self.record.build()):
+            why = "; ".join(found.values())
+            warnings.append(f"{NOISY}{DISTURBED}, measure again on an idle machine: {why}")
+        return warnings
 
     def plan(self) -> None:
         """Tells the reporter which stages follow, with a first guess of their time."""

@@ -56,7 +56,7 @@ Verdict = Literal[
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TESTED: tuple[Verdict, ...] = ("reproduced", "explained", "not reproduced")
 _OBSTACLES: dict[Verdict, str] = {
-    "needs GPU": "need a GPU, for a time that of the publication",
+    "needs GPU": "need a GPU (for a time, that of the publication)",
     "needs weights": "need official weights",
     "needs data": "need the published data",
     "not measured": "were not measured in these runs",

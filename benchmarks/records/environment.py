@@ -27,7 +27,9 @@ LIBRARIES = (
     "onnx onnxruntime openvino"
 ).split()
 NOISY = "noisy: "
-"""Begins the warning of a machine that was busy before a run."""
+"""Begins the warning of a machine that was busy before a run, or while times were measured."""
+DISTURBED = "times were disturbed"
+"""In the warning of times that show by themselves that something else ran meanwhile."""
 _ROOT = Path(__file__).resolve().parents[2]
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")

@@ -389,6 +389,9 @@ class RunRecord(FrozenModel):
     batches: tuple[LatencyRow, ...] = Field(
         default=(), description="phase `encode` of `n_images` images in one call (--batch)"
     )
+    other_latency: tuple[LatencyRow, ...] = Field(
+        default=(), exclude=True, description="rows that others replaced, in merged records only"
+    )
     memory: tuple[MemoryRow, ...] = ()
     miou: tuple[MiouRow, ...] = ()
     comparisons: tuple[ComparisonRow, ...] = ()

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.evaluation.comparison import LEVEL
+from baselines.registry import split_size
 from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.paper.verdicts import ClaimVerdict, tally_text
 from benchmarks.prompts.protocols import GROUND_TRUTH
-from benchmarks.records.environment import NOISY
+from benchmarks.records.environment import DISTURBED, NOISY
 from benchmarks.records.record import LatencyRow, MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.frames import accuracy_latency_frame, decode_frame
@@ -28,23 +28,28 @@ from benchmarks.report.labels import (
 )
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MIB, milliseconds, percent
-from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
+from benchmarks.tables.record_queries import (
+    Protocol,
+    Setup,
+    Steps,
+    Time,
+    bounds_of,
+    model_names,
+    relation,
+    unique,
+)
 
 Statement = tuple[str, str]
 """A sentence, and the numbers behind it."""
 Times = dict[str, tuple[float, Spread | None]]
 """Median in ms and its interval or range, by model."""
-Relation = Literal["equal", "tied", "different", "untested"]
-MARGIN = 0.01
-"""Two accuracies are equal if the interval of their difference is within this, one point."""
 MAIN_PHASES = ("encode", "end_to_end")
 FEW_CALLS = 5
 """Times of fewer calls are approximate."""
 FEW_IMAGES = 30
 """Accuracy on fewer images has a caution."""
 ORACLE = "The scored mask was chosen with the ground truth, which is unknown in use."
-SINGLE_CALL = 1.5
-"""A time of a single call, which has no spread, is taken as uncertain by this factor."""
+ENCODE = Steps("encode", (("encode", None, 1),))
 
 _UNDECIDED: Statement = (
     "This record cannot say which model to run.",
@@ -79,7 +84,7 @@ class Timing(NamedTuple):
         return cls("", 0) if row is None else cls(row.run or "", row.n)
 
 
-def doubt(one: Timing | Candidate, other: Timing | Candidate) -> str:
+def doubt(one: Timing | Candidate | Time, other: Timing | Candidate | Time) -> str:
     """Why the ratio of two times is approximate; empty if it is not."""
     calls = (one.calls, other.calls)
     few = "few calls" if any(0 < n < FEW_CALLS for n in calls) else ""
@@ -95,6 +100,11 @@ class Candidate(NamedTuple):
     spread: Spread | None
     run: str
     calls: int
+    front: bool
+    """Whether no other model beats it."""
+    setup: Setup
+    steps: Steps
+    """What the time consists of."""
 
     @property
     def model(self) -> str:
@@ -108,12 +118,7 @@ class Candidate(NamedTuple):
 
     def faster_than(self, other: Candidate) -> bool:
         """Whether its interval of time lies below the other one's."""
-        return _bounds(self.ms, self.spread).below(_bounds(other.ms, other.spread))
-
-
-def _bounds(ms: float, spread: Spread | None) -> Spread:
-    """The spread of a time, or an assumed one for a single call."""
-    return spread or Spread((ms / SINGLE_CALL, ms * SINGLE_CALL), is_range=True)
+        return bounds_of(self.ms, self.spread).below(bounds_of(other.ms, other.spread))
 
 
 def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Finding]:
@@ -173,53 +178,97 @@ def candidate_rows(record: RunRecord, protocol: Protocol) -> list[MiouRow]:
 def candidates(record: RunRecord, setup: Setup, protocol: Protocol) -> tuple[list[Candidate], str]:
     """Candidates with an accuracy and a time, best first, and the label of the time."""
     points, label, _ = accuracy_latency_frame(record, setup, protocol)
-    names = ("ms", "spread", "run", "calls")
-    times = {p["model"]: tuple(p[name] for name in names) for p in points.to_dict("records")}
-    rows = [row for row in candidate_rows(record, protocol) if row.model in times]
-    found = [Candidate(row, *times[row.model]) for row in rows]
+    times: dict[str, Any] = {point["model"]: point for point in points.to_dict("records")}
+    accurate = candidate_rows(record, protocol)
+    models = [row.model for row in accurate]
+    steps = queries.steps_of(record, setup, protocol.protocol, models)
+    found = []
+    for row in accurate:
+        if (time := times.get(row.model)) is not None:
+            ms, spread, run = time["ms"], time["spread"], time["run"]
+            own = Candidate(row, ms, spread, run, time["calls"], time["front"], setup, steps)
+            found.append(own)
     return sorted(found, key=lambda each: (-each.miou, each.ms)), label
 
 
 def front_of(found: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates that no other beats in both accuracy and time, fastest first."""
+    """Candidates that no other beats, fastest first, without those slower and less accurate."""
     ordered = sorted(found, key=lambda each: (each.ms, -each.miou, each.model))
-    return [c for i, c in enumerate(ordered) if all(e.miou < c.miou for e in ordered[:i])]
-
-
-def relation(record: RunRecord, one: MiouRow, other: MiouRow) -> Relation:
-    """How two accuracies of a protocol compare, by the paired comparison of both models.
-
-    They are equal if the difference is certainly within `MARGIN`, tied if it is not measurable.
-    """
-    if one.miou == other.miou:
-        return "equal"
-    for row in record.comparisons:
-        same = queries.protocol_of(row) == queries.protocol_of(one)
-        if same and {row.model_a, row.model_b} == {one.model, other.model}:
-            if row.p_adjusted <= LEVEL:
-                return "different"
-            small = row.ci95 is not None and max(map(abs, row.ci95)) <= MARGIN
-            return "equal" if small else "tied"
-    return "untested"
+    return [
+        c for i, c in enumerate(ordered) if c.front and all(e.miou < c.miou for e in ordered[:i])
+    ]
 
 
 def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
     """The candidate to recommend, which is on the Pareto front.
 
-    Of those on the front that are as accurate as the most accurate, the fastest; where the times
-    do not differ measurably, the more accurate by the digits printed. A model that merely cannot be
-    distinguished from the most accurate, such as any on a handful of images, is no choice.
+    Of those on the front that are as accurate as the most accurate, and than which no other is
+    measurably more accurate, the fastest; where the times do not differ measurably, the more
+    accurate by the digits printed, then the one with the lower time. Without any, the most
+    accurate. A model that merely cannot be distinguished from it, such as any on a handful of
+    images, is no choice.
     """
-    front = front_of(found)
-    best = front[-1]
-    equal = [c for c in front if c is best or relation(record, best.row, c.row) == "equal"]
+    best = max(found, key=lambda each: (each.miou, -each.ms))
+    equal = [
+        c
+        for c in front_of(found)
+        if (c is best or relation(record, best.row, c.row) == "equal")
+        and not any(
+            e.miou > c.miou and relation(record, e.row, c.row) == "different" for e in found
+        )
+    ]
     same_time = [each for each in equal if not equal[0].faster_than(each)]
-    chosen = max(same_time, key=lambda each: (round(100 * each.miou, 1), -each.ms))
-    beaten = any(
-        each.miou > chosen.miou and relation(record, each.row, chosen.row) == "different"
-        for each in found
-    )
-    return best if beaten else chosen
+    return max(same_time, key=lambda each: (round(100 * each.miou, 1), -each.ms), default=best)
+
+
+class Ratio(NamedTuple):
+    """How many times a time is another, with both in ms, and why it is approximate, if it is."""
+
+    value: float
+    slow_ms: float
+    fast_ms: float
+    doubt: str
+
+
+def ratio_of(record: RunRecord, setup: Setup, steps: Steps, slow: str, fast: str) -> Ratio | None:
+    """Time of a model over that of another, of one run if any measured both."""
+    one, other = (steps.time(record, setup, model) for model in (slow, fast))
+    if one is None or other is None:
+        return None
+    runs = () if one.run == other.run else unique(row.run or "" for row in record.other_latency)
+    for run in runs:
+        first, second = (steps.time(record, setup, model, run) for model in (slow, fast))
+        if first is not None and second is not None and first.ms > second.ms:
+            one, other = first, second
+    return Ratio(one.ms / other.ms, one.ms, other.ms, doubt(one, other))
+
+
+def ratio_between(record: RunRecord, slow: Candidate, fast: Candidate) -> Ratio:
+    """The ratio of the times of two candidates."""
+    found = ratio_of(record, slow.setup, slow.steps, slow.model, fast.model)
+    return found or Ratio(slow.ms / fast.ms, slow.ms, fast.ms, doubt(slow, fast))
+
+
+def network_forms(record: RunRecord, models: Sequence[str], verb: str = "measured") -> str:
+    """How many models these are: `8 models measured (one network in 6 forms, 2 baselines)`.
+
+    Models with the same weights are forms of one network, as are its input sizes.
+    """
+
+    def network(model: str) -> str:
+        row = queries.model_row(record, model)
+        return (row and row.weights.sha256) or split_size(model)[0]
+
+    floors = [model for model in models if is_floor(record, model)]
+    forms = [model for model in models if model not in floors]
+    n = len({network(model) for model in forms})
+    parts = [f"{n} network{'s' * (n != 1)}"] if forms else []
+    if n < len(forms):
+        parts = [f"{'one network' if n == 1 else parts[0]} in {len(forms)} forms"]
+    if floors:
+        parts.append(f"{len(floors)} baseline{'s' * (len(floors) != 1)}")
+    text = f"{len(models)} models {verb}"
+    return text if n == len(models) else f"{text} ({', '.join(parts)})"
 
 
 def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) -> Statement:
@@ -234,6 +283,9 @@ def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) ->
         found, label = list[Candidate](), ""
         if setup is not None:
             found, label = candidates(record, setup, protocol)
+        untimed = len(candidate_rows(record, protocol)) - len(found)
+        if untimed > 1 and all(is_floor(record, each.model) for each in found):
+            found = []  # of the networks, none was timed
         if only := _only(record, protocol, found, label):
             return only
         if not found:
@@ -242,13 +294,27 @@ def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) ->
         reason, times, accuracies = _why(record, protocol, found, chosen, label)
         where = data_label(record, protocol)
         oracle = f" {ORACLE}" if _is_oracle(protocol) else ""
+        disturbed = _disturbed(record, setup, [each.model for each in found], label)
         return (
-            f"Run {chosen.model}: {reason} ({where}).{oracle}",
+            f"Run {chosen.model}: {reason} ({where}).{oracle}{disturbed}",
             f"mIoU {accuracies}. Time, {times}.",
         )
     if setup is not None and (encode := _encode_times(record, setup, random=False)):
         return _by_time(setup, encode)
     return _UNDECIDED
+
+
+def _disturbed(record: RunRecord, setup: Setup | None, models: Sequence[str], label: str) -> str:
+    """A sentence for an answer that rests on disturbed times; empty if they were not."""
+    if setup is None:
+        return ""
+    again = "measure again on an idle machine"
+    if queries.disturbed_end_to_end(record, setup, models):
+        instead = "" if label == queries.WHOLE.label else f", so this is by {label}"
+        return f" Times end to end were disturbed{instead}: {again}."
+    if set(queries.disturbances(record, setup)) & {*models}:
+        return f" The times were disturbed: {again}."
+    return ""
 
 
 def _is_oracle(protocol: Protocol) -> bool:
@@ -304,7 +370,8 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     found = {row.model: relation(record, best, row) for row in others}
     equal, tied = ([m for m in found if found[m] == kind] for kind in ("equal", "tied"))
     if equal or tied:
-        reason = "no other is measurably more accurate"
+        models = network_forms(record, [row.model for row in rows])
+        reason = f"of the {models}, no other is measurably more accurate"
     else:
         certain = "untested" not in found.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
@@ -314,7 +381,7 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     return (
         f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason} "
         f"({data_label(record, protocol)}).{f' {ORACLE}' if _is_oracle(protocol) else ''}",
-        f"mIoU {_accuracies(rows)}. No time was measured.",
+        f"mIoU {_accuracies(rows)}. No time of these networks was measured in this setup.",
     )
 
 
@@ -348,25 +415,24 @@ def _why(
         elif equal and all(chosen.faster_than(each) for each in equal):
             reason += ", and it is the fastest of those that are equal to within a point"
     if faster := [c.model for c in open_ones if c.faster_than(chosen)]:
+        verb, pronoun = ("is", "it is") if len(faster) == 1 else ("are", "they are")
         reason += (
-            f"; {joined(faster)} cannot be distinguished from it on {chosen.row.n_images} images"
+            f"; {joined(faster)} {verb} faster, and {chosen.row.n_images} images cannot show "
+            f"whether {pronoun} as accurate"
         )
+    if alike:
+        verb = "timed here" if untimed else "measured"
+        reason = f"of the {network_forms(record, [c.model for c in found], verb)}, {reason}"
     accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
     if untimed:
         accuracies += f" (without a time: {_accuracies(untimed)})"
-        if alike and any(
-            (row.miou or 0) > chosen.miou
-            and relation(record, chosen.row, row) in ("different", "untested")
-            for row in untimed
-        ):
-            reason = f"of the models timed here, {reason}"
 
     def compared(other: Candidate) -> str:
         if other in same_time:
             return "no measurable difference"
-        if other.ms < chosen.ms:
-            return times_as(chosen.ms / other.ms, "fast", doubt=doubt(chosen, other))
-        return times_as(other.ms / chosen.ms, "long", doubt=doubt(chosen, other))
+        slow, fast = (chosen, other) if other.ms < chosen.ms else (other, chosen)
+        ratio = ratio_between(record, slow, fast)
+        return times_as(ratio.value, "fast" if fast is other else "long", doubt=ratio.doubt)
 
     ratios = (f"{each.model} {milliseconds(each.ms)}, {compared(each)}" for each in alike)
     times = "; ".join((f"{label}: {chosen.model} {milliseconds(chosen.ms)}", *ratios))
@@ -398,14 +464,29 @@ def _faster(record: RunRecord, setup: Setup, protocol: Protocol) -> Iterator[Sta
             continue
         last = each
         chance = relation(record, each.row, chosen.row) in ("equal", "tied")
+        ratio = ratio_between(record, chosen, each)
         yield (
             f"On {setup.label}, where time matters more, run {each.model}: it is "
-            f"{times_as(chosen.ms / each.ms, 'fast', chosen.model, doubt(chosen, each))}, and its "
+            f"{times_as(ratio.value, 'fast', chosen.model, ratio.doubt)}, and its "
             f"mIoU with {protocol.protocol} is {points_text(chosen.miou, each.miou)} lower"
             f"{', which may be chance' if chance else ''}{shown} ({data_label(record, protocol)}).",
-            f"{label} {milliseconds(each.ms)} against {milliseconds(chosen.ms)}; mIoU "
+            f"{label} {milliseconds(ratio.fast_ms)} against {milliseconds(ratio.slow_ms)}; mIoU "
             f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
         )
+
+
+def shown_model(record: RunRecord, protocol: Protocol, models: Iterable[str]) -> str:
+    """The model that facts and messages are about: of some with an accuracy, the recommended one.
+
+    Otherwise the most accurate one.
+    """
+    names = list(models)
+    for setup in queries.setups(record):
+        found, _ = candidates(record, setup, protocol)
+        if len(found) > 1 and (chosen := choose(record, found).model) in names:
+            return chosen
+    rows = ((model, queries.find_miou(record, protocol, model)) for model in names)
+    return max(rows, key=lambda each: (each[1] and each[1].miou) or 0)[0]
 
 
 def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement]:
@@ -413,6 +494,12 @@ def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement
     rows = candidate_rows(record, protocol)
     floors = [row for row in rows if is_floor(record, row.model)]
     networks = [row for row in rows if row not in floors]
+    if networks:
+        first = shown_model(record, protocol, [row.model for row in networks])
+        best = networks[0]
+        networks.sort(
+            key=lambda row: row.model != first or relation(record, best, row) == "different"
+        )
     data, where = data_label(record, protocol), f"with prompts of {protocol.protocol}"
     for base in floors[:1]:
         for index, row in enumerate(networks):
@@ -456,8 +543,8 @@ def _encode_times(record: RunRecord, setup: Setup, *, random: bool = True) -> Ti
 def fastest_of(times: Times) -> tuple[list[str], str]:
     """Models that no other is measurably faster than, fastest first, and the slowest model."""
     order = sorted(times, key=lambda model: times[model][0])
-    least = _bounds(*times[order[0]])
-    return [model for model in order if not least.below(_bounds(*times[model]))], order[-1]
+    least = bounds_of(*times[order[0]])
+    return [model for model in order if not least.below(bounds_of(*times[model]))], order[-1]
 
 
 class Slope(NamedTuple):
@@ -489,7 +576,7 @@ def slopes(frame: Any) -> dict[str, Slope]:
     found = {}
     for own in max(by_span.values(), key=len, default=[]):
         (low, high), (least, most) = (
-            _bounds(own[end]["value"], own[end]["spread"]).bounds for end in (0, -1)
+            bounds_of(own[end]["value"], own[end]["spread"]).bounds for end in (0, -1)
         )
         span = own[-1]["n_prompts"] - own[0]["n_prompts"]
         bounds = ((least - high) / span, (most - low) / span)
@@ -521,9 +608,9 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
         verb = "is the fastest" if len(fastest) == 1 else "are the fastest, a tie"
         text = f"Image encoders on {setup.label}: {joined(fastest)} {verb}"
         if slowest not in fastest:
-            ends = (queries.find_latency(record, setup, m, "encode") for m in (slowest, fastest[0]))
-            ratio, why = encode[slowest][0] / encode[fastest[0]][0], doubt(*map(Timing.of, ends))
-            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0], why)}"
+            ratio = ratio_of(record, setup, ENCODE, slowest, fastest[0])
+            assert ratio is not None  # noqa: S101 - both have a time
+            text += f"; {slowest} takes {times_as(ratio.value, 'long', fastest[0], ratio.doubt)}"
         yield f"{text}.", f"{_times_text(encode)}{_tie_text(fastest)}."
     decoders = {
         model: slope
@@ -570,7 +657,12 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
     shipped = queries.grouped((r.weights.shipped, r.model) for r in files if r.weights.shipped)
     errors = [row.model for row in record.models if row.status == "error"]
     failed = unique((*errors, *(each.culprit for each in record.failures)))
-    noisy = [each.removeprefix(NOISY) for each in record.warnings if each.startswith(NOISY)]
+    # Disturbed times have a caution of their own.
+    noisy = [
+        each.removeprefix(NOISY)
+        for each in record.warnings
+        if each.startswith(NOISY) and DISTURBED not in each
+    ]
     if random:
         yield f"The accuracy of {', '.join(random)} is unknown.", unknown
     for label, own in shipped.items():
@@ -618,20 +710,31 @@ def _data_cautions(record: RunRecord, dataset: str) -> Iterator[Statement]:
 def _time_cautions(record: RunRecord, setup: Setup) -> Iterator[Statement]:
     """Times that contradict each other, and those of few calls or of one process."""
     rows = [row for row in record.latency if queries.setup_of(row) == setup]
-    found = ((row.model, queries.doubtful_end_to_end(record, row)) for row in rows)
-    if doubts := [f"{model}: {doubt}" for model, doubt in found if doubt is not None]:
-        yield "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."
+    if doubts := queries.disturbances(record, setup):
+        whole = queries.disturbed_end_to_end(record, setup, list(doubts))
+        text = f"Times were disturbed: {', '.join(doubts)}; measure again on an idle machine."
+        why = f"{'; '.join(doubts.values())}."
+        if whole:
+            why += (
+                " Advice and charts of accuracy against latency use encode and decode instead of "
+                "end to end where all models have both; statements on the time end to end, on "
+                "encode and on decode rest on these times."
+            )
+        else:
+            why += " Advice, and all statements on times of these models, rest on them."
+        yield text, why
     timed = queries.grouped((row.model, row) for row in rows if row.status == "ok")
-    short = [
-        model
-        for model, own in timed.items()
-        if any(0 < row.n < FEW_CALLS for row in own if row.phase in MAIN_PHASES)
-    ]
-    if short:
-        text = f"Times of images are of fewer than {FEW_CALLS} calls: {', '.join(short)}."
-        yield text, "They hardly show how much times vary; use a longer profile."
-    once = [m for m, own in timed.items() if m not in short and {r.processes for r in own} == {1}]
+    few = []
+    for model, own in timed.items():
+        short = [r for r in own if r.phase in MAIN_PHASES and 0 < r.n < FEW_CALLS]
+        counts = (f"{row.phase.replace('_', ' ')} {row.n}" for row in short)
+        few += [f"{model} ({', '.join(counts)})"] if short else []
+    if few:
+        text = f"Times of encode or end to end rest on fewer than {FEW_CALLS} calls"
+        why = "They hardly show how much times vary; use a longer profile."
+        yield f"{text}: {', '.join(few)}.", why
+    once = [model for model, own in timed.items() if {row.processes for row in own} == {1}]
     if once:
         why = "Ranges over its calls leave out the variation between processes"
-        text = f"Timed in one process only: {', '.join(once)}."
-        yield text, f"{why}; use a longer profile."
+        names = "all models" if len(once) == len(timed) else ", ".join(once)
+        yield f"Timed in one process only: {names}.", f"{why}; use a longer profile."

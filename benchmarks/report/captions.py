@@ -10,7 +10,7 @@ from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import click_sequence, reference_model
 from benchmarks.records.record import LatencyRow, RunRecord
 from benchmarks.report import advice, frames
-from benchmarks.report.advice import Candidate, Timing
+from benchmarks.report.advice import Candidate
 from benchmarks.report.labels import (
     data_label,
     joined,
@@ -21,7 +21,7 @@ from benchmarks.report.labels import (
 )
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MILLION, milliseconds, number, percent
-from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
+from benchmarks.tables.record_queries import Protocol, Setup, Steps, model_names, unique
 
 T = TypeVar("T")
 FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
@@ -59,30 +59,35 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Cap
 def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]) -> str:
     teacher = reference_model(chosen.row.reference)
     noun = queries.accuracy_name(chosen.row.reference)
-    relations = {each.model: advice.relation(record, chosen.row, each.row) for each in others}
+    relations = {each.model: queries.relation(record, chosen.row, each.row) for each in others}
     slower = [c for c in others if chosen.faster_than(c) and relations[c.model] == "equal"]
     faster = [c for c in others if c.faster_than(chosen)]
     networks = [c for c in faster if c.miou < chosen.miou and not advice.is_floor(record, c.model)]
     if not others:
         return (
-            f"{chosen.model} reaches {percent(chosen.miou)} % {noun} in {milliseconds(chosen.ms)}."
+            f"{chosen.model} reaches {percent(chosen.miou)} % {noun} in {milliseconds(chosen.ms)} "
+            f"({chosen.steps.label})."
         )
     if slower:
         other = max(slower, key=lambda each: each.ms)
         same = percent(chosen.miou) == percent(other.miou)
         level = f"the same {noun}" if same else f"an {noun} equal to within one point"
-        doubt = advice.doubt(chosen, other)
-        ratio = times_as(other.ms / chosen.ms, "fast", other.model, doubt)
-        return f"{chosen.model} is {ratio} at {level}."
+        ratio = advice.ratio_between(record, other, chosen)
+        times = times_as(ratio.value, "fast", other.model, ratio.doubt)
+        return f"{chosen.model} is {times} at {level}."
     if networks:
         other = max(networks, key=lambda each: each.miou)
         by_chance = relations[other.model] in ("equal", "tied")
+        ratio = advice.ratio_between(record, chosen, other)
         return (
             f"{chosen.model} has {points_text(chosen.miou, other.miou)} more {noun} than "
             f"{other.model}{', a gap that may be chance' if by_chance else ''}; {other.model} is "
-            f"{times_as(chosen.ms / other.ms, 'fast', doubt=advice.doubt(chosen, other))}."
+            f"{times_as(ratio.value, 'fast', doubt=ratio.doubt)}."
         )
     best = max(others, key=lambda each: each.miou)
+    if percent(chosen.miou) == percent(best.miou):
+        text = f"{chosen.model} and {best.model} have the same {noun}"
+        return f"{text}{'' if faster else ', and no model is measurably faster'}."
     if chosen.miou > best.miou:
         gap = points_text(chosen.miou, best.miou)
         text = f"{chosen.model} has the highest {noun}, {gap} above "
@@ -93,10 +98,12 @@ def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]
 
 
 def latency(record: RunRecord, setup: Setup) -> Caption | None:
-    """The fastest networks and the slowest one, end to end or, without such a time, to encode."""
+    """The fastest networks and the slowest one, end to end or, without usable times, to encode."""
     title = f"Time to encode an image, to decode a prompt, and end to end: {setup.label}"
-    for label, phase in reversed(STEPS):
+    for label, phase in (STEPS[2], STEPS[0], STEPS[1]):
         rows = {row.model: row for row in step_rows(record, setup, phase)}
+        if phase == queries.END_TO_END and queries.disturbed_end_to_end(record, setup, list(rows)):
+            continue
         times = {model: time for model, row in rows.items() if (time := queries.timed(row))}
         times = {model: time for model, time in times.items() if time[0] >= NOTHING_MS}
         if not times:
@@ -111,9 +118,10 @@ def latency(record: RunRecord, setup: Setup) -> Caption | None:
             text = f"{label.capitalize()}, {joined(fastest)} tie as the fastest {networks}s, "
             text += f"from {least}"
         if slowest not in fastest:
-            ratio = times[slowest][0] / times[fastest[0]][0]
-            doubt = advice.doubt(*(Timing.of(rows[model]) for model in (slowest, fastest[0])))
-            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0], doubt)}"
+            steps = Steps(label, ((phase, rows[slowest].n_prompts, 1),))
+            ratio = advice.ratio_of(record, setup, steps, slowest, fastest[0])
+            assert ratio is not None  # noqa: S101 - both have a time
+            text += f"; {slowest} takes {times_as(ratio.value, 'long', fastest[0], ratio.doubt)}"
         return Caption(title, f"{text}.")
     return None
 
@@ -159,8 +167,14 @@ def decode(record: RunRecord, setup: Setup) -> Caption | None:
     if set(low) & set(high):
         text = f"The {len(known)} {networks}s do not differ measurably in the cost of a prompt"
         return Caption(title, f"{text}{few}.")
-    ends = f"from {least} ({joined(low)}) to {most} ({joined(high)})"
-    return Caption(title, f"Each further prompt costs a {networks} {ends}{few}.")
+    ends = f"from {least} ({low[0]}) to {most} ({high[0]})"
+    ties = (
+        f"{joined(tied)} {'does' if len(tied) == 1 else 'do'} not differ measurably from {end}"
+        for end, *tied in (low, high)
+        if tied
+    )
+    text = "; ".join((f"Each further prompt costs a {networks} {ends}{few}", *ties))
+    return Caption(title, f"{text}.")
 
 
 def _ends(values: Mapping[str, float]) -> tuple[str, str]:
@@ -193,14 +207,13 @@ def parameters(record: RunRecord) -> Caption | None:
 
 
 def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
-    """The sizes of objects that the most accurate model finds best and worst."""
+    """The sizes of objects that the recommended model finds best and worst."""
     frame = frames.size_frame(record, protocol)
     if frame.empty:
         return None
     rows = [row for row in frame.to_dict("records") if row["value"] is not None]
-    best = max(
-        (row for row in rows if row["size"] == "all"), key=lambda row: round(row["value"], 1)
-    )
+    whole = {row["model"]: row for row in rows if row["size"] == "all"}
+    best = whole[advice.shown_model(record, protocol, whole)]
     sizes = {
         r["size"]: r["value"] for r in rows if r["model"] == best["model"] if r["size"] != "all"
     }
@@ -229,10 +242,10 @@ def is_large(row: SubgroupRow) -> bool:
     return row.n_instances >= FEWEST_OBJECTS and row.n_images >= FEWEST_IMAGES
 
 
-def subgroups(rows: Sequence[SubgroupRow]) -> str:
-    """The large groups of one dimension that the most accurate model finds best and worst.
+def subgroups(rows: Sequence[SubgroupRow], shown: Sequence[str], about: str | None = None) -> str:
+    """The groups, of those shown, that a model, by default the most accurate, finds best and worst.
 
-    Empty without two groups of at least `FEWEST_OBJECTS` from `FEWEST_IMAGES`.
+    Empty without two groups. If the table has more, the sentence says which ones are meant.
     """
     by_model = queries.grouped((row.model, row) for row in rows)
 
@@ -241,19 +254,26 @@ def subgroups(rows: Sequence[SubgroupRow]) -> str:
         own = by_model[model]
         return sum(r.miou * r.n_instances for r in own) / max(1, sum(r.n_instances for r in own))
 
-    best = max(by_model, key=lambda model: round(mean(model), 3))
+    best = about if about in by_model else max(by_model, key=lambda model: round(mean(model), 3))
     large = {
         GROUPS[row.dimension].format(row.group): 100 * row.miou
         for row in by_model[best]
-        if is_large(row)
+        if row.group in shown
     }
-    return _extremes(best, large, rows[0].reference) if len(large) > 1 else ""
+    if len(large) < 2:
+        return ""
+    text = _extremes(best, large, rows[0].reference)
+    if len(large) == len({row.group for row in rows}):
+        return text
+    least = f"at least {FEWEST_OBJECTS} objects and {FEWEST_IMAGES} images each"
+    return f"Of the {len(large)} groups in the chart ({least}), {text}"
 
 
 def history(frame: Any, unit: str) -> str:
     """First and last value of the model with the most comparable runs."""
-    lines = queries.grouped(((r.model, r.where), r.value) for r in frame.itertuples())
-    (model, _), values = max(lines.items(), key=lambda line: len(line[1]))
+    lines = queries.grouped(((r.model, r.where), r) for r in frame.itertuples())
+    (model, _), rows = max(lines.items(), key=lambda line: len(line[1]))
+    values = [row.value for row in rows]
     if len(values) < 2:
         return "No two of these runs compare."
     show = milliseconds if unit == "ms" else lambda value: f"{number(value, 1)} %"
@@ -261,6 +281,13 @@ def history(frame: Any, unit: str) -> str:
     if low == high:
         return f"{model} has {first} in all {len(values)} comparable runs."
     between = "" if {low, high} == {first, last} else f", between {low} and {high},"
+    if unit == "ms":
+        start, end = (queries.bounds_of(row.value, row.spread) for row in (rows[0], rows[-1]))
+        if not (start.below(end) or end.below(start)):
+            return (
+                f"{model} has {first} and {last}{between} in the first and the last of "
+                f"{len(values)} comparable runs, which is no measurable difference."
+            )
     return f"{model} went from {first} to {last}{between} over {len(values)} comparable runs."
 
 

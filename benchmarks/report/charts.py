@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
@@ -30,10 +30,12 @@ from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
 from benchmarks.tables.formatting import interval, milliseconds, slug, spread_text
 from benchmarks.tables.record_queries import (
+    MIN_IMAGES,
     Protocol,
     Setup,
     accuracy_name,
     model_names,
+    scaled,
     timed,
     unique,
 )
@@ -135,16 +137,17 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     front = list(frames.pareto_front(points)["model"])
 
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
-    limits = (min(times) / 1.4, max(times) * 1.4)
+    limits = _around(times)
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     x = partial(_axis, alt.X, f"Latency, {label} (ms, log scale)", limits, log=True)
     heights = (max(0, min(values) - pad), min(104, max(values) + pad))
     y = partial(_axis, alt.Y, f"{noun} (%)", heights)
-    # Computed by the chart, so that it is the front of the models that are shown.
+    # Computed by the chart, so that it joins the models that are shown.
     order = [alt.SortField("ms"), alt.SortField("value", "descending")]
     steps = (
-        _chart(points[["model", "ms", "value"]])
+        _chart(points[["model", "ms", "value", "front"]])
+        .transform_filter("datum.front")
         .transform_window(sort=order, top="max(value)")
         .transform_window(sort=order, best="lag(top)")
         .transform_filter("!isValid(datum.best) || datum.value > datum.best")
@@ -374,8 +377,13 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     )
 
 
-def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure]:
-    """Accuracy by subgroup, one figure for each protocol and dimension; models side by side."""
+def subgroups(
+    models: Sequence[str], rows: Iterable[SubgroupRow], about: Mapping[Protocol, str]
+) -> list[Figure]:
+    """Accuracy by subgroup, one figure for each protocol and dimension; models side by side.
+
+    `about` is the model that messages are about, by protocol.
+    """
     found = []
     compared = [row for row in rows if reference_model(row.reference) != row.model]
     for (protocol, dimension), part in by_dimension(compared).items():
@@ -385,7 +393,9 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
         large = unique(row.group for row in part if captions.is_large(row))
         shown = list(large or sizes)[:_MOST_SUBGROUPS]
         labels = {group: f"{group}|n = {sizes[group]:,}" for group in shown}
-        bounds = {id(r): r.ci95 and (100 * r.ci95[0], 100 * r.ci95[1]) for r in part}
+        bounds = {
+            id(r): scaled(r.ci95) if r.ci95 and r.n_images >= MIN_IMAGES else None for r in part
+        }
         frame = frames.object_frame(
             {
                 "model": r.model,
@@ -412,7 +422,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
         )
         notes = [
             NOTES[dimension],
-            "Bars: 95 % bootstrap interval over images, for three or more; n: instances.",
+            f"Bars: {frames.INTERVALS}; n: instances.",
         ]
         if len(sizes) > len(large):
             few = f"fewer than {captions.FEWEST_OBJECTS} objects or {captions.FEWEST_IMAGES} images"
@@ -431,7 +441,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
             cells.named_for(protocol.reference, COLUMNS),
             part,
             notes,
-            captions.subgroups(part),
+            captions.subgroups(part, [g for g in shown if g in large], about.get(protocol)),
         )
         found.append(figure)
     return found

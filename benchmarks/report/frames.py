@@ -16,7 +16,7 @@ from typing import Any
 from baselines.registry import split_size
 from benchmarks.prompts.protocols import disturbance
 from benchmarks.records.environment import NOISY
-from benchmarks.records.record import Environment, LatencyRow, MiouRow, RunRecord
+from benchmarks.records.record import Environment, MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.style import short_names
 from benchmarks.tables import record_queries as queries
@@ -30,8 +30,24 @@ HISTORY_TIMES = (
     ("encode", "encode", None),
     ("decode", "decode", 1),
 )
+INTERVALS = f"95 % intervals over images (bootstrap-t), of at least {queries.MIN_IMAGES} images"
 _RUNTIMES = ("torch", "onnxruntime", "openvino")
 """Libraries that determine times."""
+
+
+def _without_value(record: RunRecord, models: Sequence[str]) -> dict[str, list[str]]:
+    """Models without a value under a protocol, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    scored = {row.model for row in record.miou if queries.has_accuracy(row)}
+    for model in models:
+        if queries.was_skipped(record, model):
+            why = "Not measured in this run"
+        elif queries.has_random_weights(record, model):
+            why = "Random weights, so no accuracy"
+        else:
+            why = "No value under this protocol" if model in scored else "No accuracy was measured"
+        reasons.setdefault(why, []).append(model)
+    return reasons
 
 
 def object_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
@@ -122,29 +138,14 @@ def accuracy_latency_frame(
 ) -> tuple[Any, str, list[str]]:
     """Accuracy against latency, one row per model with both; label of the time; notes.
 
-    The time is end to end for all models, or encode plus one decode for all: the latter only if end
-    to end is missing for a model with an accuracy and the sum is missing for no more models.
-    Columns: model, value (mIoU in percent), low, high, ms, ms_low, ms_high, spread (of ms), run
-    (that measured the time, in merged records), calls (least number in a phase; 0 if unknown),
-    parameters (used in the forward pass; None if not counted), label (printed beside the point),
+    The time is that of `queries.steps_of`, the same for all models. Columns: model, value (mIoU in
+    percent), low, high, ms, ms_low, ms_high, spread (of ms), run (that measured the time, in merged
+    records), calls (least number in a phase; 0 if unknown), front (no other model is measurably
+    faster and no less accurate: `queries.beats`), parameters (used in the forward pass; None if not
+    counted), label (printed beside the point),
     size_px (of the network's input; None if unknown), curve (model whose style and line the points
     of several input sizes share; None for a single point).
     """
-
-    def parts(model: str, *phases: tuple[str, int | None]) -> list[LatencyRow | None]:
-        return [queries.find_latency(record, setup, model, *phase) for phase in phases]
-
-    def encode_decode(model: str) -> tuple[float, Spread | None] | None:
-        """Sum of two medians; the sum of the ends of their intervals is conservative."""
-        encode, decode = (timed(row) for row in parts(model, ("encode", None), ("decode", 1)))
-        if encode is None or decode is None:
-            return None
-        total, one, other = encode[0] + decode[0], encode[1], decode[1]
-        if one is None or other is None:
-            return total, None
-        low, high = (sum(ends) for ends in zip(one.bounds, other.bounds, strict=True))
-        return total, Spread((low, high), one.is_range or other.is_range)
-
     models = model_names(record)
     rows_of = {model: queries.find_miou(record, protocol, model) for model in models}
     means = {model: queries.miou_percent(row) for model, row in rows_of.items()}
@@ -155,31 +156,25 @@ def accuracy_latency_frame(
         if found is not None and (why := queries.incomparable(record, found)) is not None:
             left_out.setdefault(f"Left out, {why}", []).append(model)
             del accurate[model]
-    whole = {m: timed(queries.find_latency(record, setup, m, "end_to_end")) for m in accurate}
-    sums = {m: encode_decode(m) for m in accurate}
-    n_whole, n_sums = (sum(time is not None for time in each.values()) for each in (whole, sums))
-    use_sums = n_whole < len(accurate) and n_sums >= n_whole
-    label = "encode + decode of one prompt" if use_sums else "end to end"
-    rows: list[dict[str, Any]] = []
-    for model, time in (sums if use_sums else whole).items():
-        if time is not None:
-            ms, spread = time
-            low, high = (None, None) if spread is None else spread.bounds
-            row = {"model": model, "ms": ms, "ms_low": low, "ms_high": high, "spread": spread}
+    steps = queries.steps_of(record, setup, protocol.protocol, list(accurate))
+    label, rows = steps.label, list[dict[str, Any]]()
+    for model in accurate:
+        if (time := steps.time(record, setup, model)) is not None:
+            low, high = (None, None) if time.spread is None else time.spread.bounds
+            row = {"model": model, "ms": time.ms, "ms_low": low, "ms_high": high}
+            row |= {"spread": time.spread, "run": time.run, "calls": time.calls}
             row["parameters"] = queries.used_parameters(record, model)
-            steps = (("encode", None), ("decode", 1)) if use_sums else (("end_to_end", None),)
-            timings = [each for each in parts(model, *steps) if each is not None]
-            row["run"] = "+".join(unique(each.run or "" for each in timings))
-            row["calls"] = min(each.n for each in timings)
             rows.append(row | _value(*accurate[model]))
+    points = [
+        (own, queries.bounds_of(row["ms"], row["spread"]))
+        for row in rows
+        if (own := rows_of[row["model"]]) is not None
+    ]
+    for row, point in zip(rows, points, strict=True):
+        row["front"] = not any(queries.beats(record, other, point) for other in points)
     shown = [row["model"] for row in rows]
-    without = [model for model in models if means[model] is None]
-    random = [model for model in without if queries.has_random_weights(record, model)]
-    left_out |= {
-        "Random weights, so no accuracy": random,
-        "No value under this protocol": [model for model in without if model not in random],
-        f"No time ({label}) in this setup": [model for model in accurate if model not in shown],
-    }
+    left_out |= _without_value(record, [model for model in models if means[model] is None])
+    left_out[f"No time ({label}) in this setup"] = [m for m in accurate if m not in shown]
     notes = [*queries.shipped_models_notes(record, shown), *_group_notes(left_out)]
     if _join_input_sizes(record, rows):
         notes.insert(0, "Lines join the input sizes of one model; labels give the side in pixels.")
@@ -203,10 +198,9 @@ def _join_input_sizes(record: RunRecord, rows: Sequence[dict[str, Any]]) -> bool
 
 
 def pareto_front(points: Any) -> Any:
-    """Rows of an accuracy-latency frame that no other row beats in both, fastest first."""
-    ordered = points.sort_values(["ms", "value", "model"], ascending=[True, False, True])
-    accuracy = ordered["value"].astype(float)
-    return ordered[accuracy > accuracy.cummax().shift(fill_value=-math.inf)]
+    """Rows of an accuracy-latency frame that no other row beats, fastest first."""
+    front = points[points["front"].astype(bool)]
+    return front.sort_values(["ms", "value", "model"], ascending=[True, False, True])
 
 
 def area_scale(points: Any, wanted_least: float, most: float) -> float:
@@ -226,7 +220,8 @@ def error_bars_note(points: Any, reference: str) -> str:
     text = "95 % intervals" if same else f"95 % interval of {noun}, {times} of time"
     return (
         f"Error bars: {text}. Marker area: parameters used; a cross has none or an unknown number. "
-        "Dashed: Pareto front, the models that no other beats in both."
+        "Dashed: Pareto front: no other model is measurably faster and, to within a point, as "
+        "accurate or more."
     )
 
 
@@ -258,9 +253,8 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     own = [m for m, row in missing.items() if row is not None and queries.is_own_reference(row)]
     without = [model for model in missing if model not in (*shown, *own)]
     return [
-        "Bars: 95 % bootstrap interval over images. Small < 32² ≤ medium < 96² ≤ large, in "
-        "pixels of annotation area.",
-        *_group_notes({"No value under this protocol": without, OWN_REFERENCE: own}),
+        f"Bars: {INTERVALS}. Small < 32² ≤ medium < 96² ≤ large, in pixels of annotation area.",
+        *_group_notes({**_without_value(record, without), OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),
     ]
 
@@ -306,8 +300,8 @@ def robustness_frames(record: RunRecord) -> dict[tuple[Protocol, str], Any]:
 def robustness_note(clean: Protocol) -> str:
     """Explains a plot of a robustness frame."""
     return (
-        f"0 %: {clean.protocol}, the undisturbed prompt. Bars: 95 % bootstrap intervals over "
-        "images. The losses are paired by instance: their intervals, in the table of robustness, "
+        f"0 %: {clean.protocol}, the undisturbed prompt. Bars: {INTERVALS}. "
+        "The losses are paired by instance: their intervals, in the table of robustness, "
         "are narrower."
     )
 
@@ -339,7 +333,7 @@ def _time_conditions(run: RunRecord) -> str:
     """Conditions that must be equal for times of two runs to compare."""
     versions = run.environment.libraries
     libraries = (f"{name} {versions[name]}" for name in _RUNTIMES if name in versions)
-    busy = [f"busy before run {run.id}"] if any(w.startswith(NOISY) for w in run.warnings) else []
+    busy = [f"busy machine, run {run.id}"] if any(w.startswith(NOISY) for w in run.warnings) else []
     return clean(", ".join((machine_label(run.environment), *libraries, *busy)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -131,7 +132,8 @@ def times_as(ratio: float, word: str, other: str = "", doubt: str = "") -> str:
     if ratio >= 1.05:
         times = number(ratio)
         if doubt:
-            times = f"about {ratio:,.{int(ratio < 20)}f}"
+            digits = 1 if ratio < 20 else min(0, 1 - math.floor(math.log10(ratio)))
+            times = f"about {round(ratio, digits):,.{max(0, digits)}f}"
         return f"{times} times as {word}{other and f' as {other}'}{why}"
     comparative = {"fast": "faster", "many": "more", "long": "longer"}[word]
     return f"slightly {comparative}{other and f' than {other}'}{why}"

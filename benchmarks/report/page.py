@@ -21,10 +21,12 @@ from benchmarks.report import charts, frames
 from benchmarks.report.advice import (
     Candidate,
     answer,
+    candidate_rows,
     candidates,
     choose,
     findings,
     main_protocols,
+    shown_model,
 )
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
@@ -35,7 +37,7 @@ from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number, slug
-from benchmarks.tables.merging import merge_records
+from benchmarks.tables.merging import accuracy_only, merge_records
 from benchmarks.tables.record_queries import (
     Protocol,
     by_reference,
@@ -73,13 +75,14 @@ class MergedRuns(NamedTuple):
     """All `runs` of a page, and the newest merged with all comparable ones as `record`.
 
     `folders` are those of the merged runs, newest first; `apart` is the reason by id for every run
-    that could not be merged.
+    that could not be merged, `untimed` for those merged without their times.
     """
 
     record: RunRecord
     folders: tuple[Path, ...]
     runs: tuple[RunRecord, ...]
     apart: dict[str, str]
+    untimed: dict[str, str]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -102,8 +105,9 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> MergedRuns:
     """Merges the newest run with all comparable ones, newer ones first.
 
-    Runs of `preferred` folders come before all others. Runs with another machine, other weights or
-    other prompts appear in the history only.
+    Runs of `preferred` folders come before all others. Of runs on another machine, or with another
+    number of threads, the accuracies alone are merged; runs with other weights or other prompts
+    appear in the history only.
     """
     loaded = [(folder, load_record(folder)) for folder in folders]
     first = {run.id for folder, run in loaded if folder in preferred}
@@ -111,15 +115,23 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     loaded.reverse()
     kept: list[tuple[Path, RunRecord]] = []
     apart: dict[str, str] = {}
+    untimed: dict[str, str] = {}
     for folder, run in loaded:
-        try:
-            merge_records([run, *(other for _, other in kept)], first)
-        except UsageError as error:
-            apart[run.id] = str(error)
+        others, reasons = [other for _, other in kept], list[str]()
+        for each in (run, accuracy_only(run)):
+            try:
+                merge_records([each, *others], first)
+            except UsageError as error:
+                reasons.append(str(error))
+            else:
+                kept.append((folder, each))
+                untimed |= {run.id: reasons[0]} if reasons else {}
+                break
         else:
-            kept.append((folder, run))
+            apart[run.id] = reasons[-1]
     record = merge_records([run for _, run in kept], first)
-    return MergedRuns(record, tuple(f for f, _ in kept), tuple(run for _, run in loaded), apart)
+    runs = tuple(run for _, run in loaded)
+    return MergedRuns(record, tuple(f for f, _ in kept), runs, apart, untimed)
 
 
 def write_report(
@@ -160,7 +172,7 @@ def write_report(
 
 def find_subgroups(folders: Sequence[Path]) -> tuple[list[SubgroupRow], list[str]]:
     """Subgroups of runs, those of the newest that measured the same; lines about lost tables."""
-    found: dict[tuple[str, Protocol], list[SubgroupRow]] = {}
+    found: dict[tuple[str, Protocol, str], list[SubgroupRow]] = {}
     problems = []
     for folder in folders:
         try:
@@ -168,7 +180,8 @@ def find_subgroups(folders: Sequence[Path]) -> tuple[list[SubgroupRow], list[str
         except DataError as error:
             problems.append(f"subgroups left out: {error}")
             continue
-        for key, part in grouped(((r.model, subgroup_protocol(r)), r) for r in rows).items():
+        keys = ((r.model, subgroup_protocol(r), r.dimension) for r in rows)
+        for key, part in grouped(zip(keys, rows, strict=True)).items():
             found.setdefault(key, part)
     return [row for part in found.values() for row in part], problems
 
@@ -393,7 +406,12 @@ def _sections(
     """The sections below the answer, by their anchors."""
     record = merged.record
     models = model_names(record)
-    by_group = charts.subgroups(models, subgroups)
+    about = {
+        protocol: shown_model(record, protocol, [row.model for row in rows])
+        for protocol in listed(protocols(record))
+        if (rows := candidate_rows(record, protocol))
+    }
+    by_group = charts.subgroups(models, subgroups, about)
     detailed = [figure.scope for figure in by_group]
     sizes = [
         charts.accuracy_by_size(record, protocol)
@@ -487,25 +505,14 @@ def _missing(sections: Mapping[str, _Section]) -> list[str]:
     return [each.absent for each in sections.values() if each.absent and not each.shown]
 
 
-def _sources(merged: MergedRuns) -> list[RunRecord]:
-    """The runs whose rows are on the page."""
-    return [run for run in merged.runs if run.id not in merged.apart]
-
-
 def _machines(merged: MergedRuns) -> list[str]:
-    """CPU, GPUs and threads of the runs whose rows are on the page, each once."""
-    found = {}
-    for run in _sources(merged):
-        env = run.environment
-        threads = f"{env.threads} thread{'s' * (env.threads != 1)}"
-        text = ", ".join((env.cpu, *env.gpu, threads))
-        found[env.cpu_features, text] = text
-    return list(found.values())
+    """Machine, threads and allocator of all runs, each once."""
+    return list(unique(machine_label(run.environment) for run in merged.runs))
 
 
 def _environment_table(merged: MergedRuns) -> Table:
-    """Machine, libraries and code version of every run whose rows are on the page."""
-    runs = _sources(merged)
+    """Machine, libraries and code version of every run."""
+    runs = merged.runs
     properties = [_properties(run.environment) for run in runs]
     columns = (
         text_column("Property", "what", get=["0"]),
@@ -552,6 +559,8 @@ def _runs_table(merged: MergedRuns) -> Table:
     def joined(run: RunRecord) -> str:
         apart = merged.apart.get(run.id)
         text = "rows and history" if apart is None else f"history only: {apart}"
+        if run.id in merged.untimed:
+            text = f"accuracy, and times in the history only: {merged.untimed[run.id]}"
         return text if run.complete else f"interrupted; {text}"
 
     def commit(run: RunRecord) -> Cell:

@@ -7,13 +7,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation.comparison import LEVEL, compare_tables, holm
+from benchmarks.evaluation.comparison import LEVEL, compare_tables, corrected
 from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import ComparisonRow, RunRecord
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import interval, number
-from benchmarks.tables.record_queries import Protocol, grouped, model_names, protocol_of
+from benchmarks.tables.record_queries import Protocol, model_names, protocol_of
 
 MOST_OBJECTS = 5000
 """Of more objects of a dataset, a random sample is on the page."""
@@ -73,13 +73,7 @@ def with_all_comparisons(record: RunRecord, frame: Any) -> RunRecord:
             if (protocol, frozenset(pair)) not in known:
                 both = part[part["model"].isin(pair)]
                 rows += compare_tables([both], protocol.dataset)[0]
-    families = grouped(((row.dataset, row.reference), row) for row in rows)
-    corrected = [
-        row.model_copy(update={"p_adjusted": p})
-        for family in families.values()
-        for row, p in zip(family, holm([row.p_value for row in family]), strict=True)
-    ]
-    return record.model_copy(update={"comparisons": tuple(corrected)})
+    return record.model_copy(update={"comparisons": corrected(rows)})
 
 
 def page_data(record: RunRecord, frame: Any) -> PageData:
@@ -146,8 +140,13 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
     differences = ious[first] - ious[second]
     higher, lower = int((differences > VISIBLE).sum()), int((differences < -VISIBLE).sum())
     p = "below 0.001" if row.p_adjusted < 0.001 else number(row.p_adjusted, 3)
+    certain = bounds is not None and bounds[0] > 0
+    if row.p_adjusted > LEVEL:
+        points += " apart"
+        if certain:
+            points += ", which among so many comparisons may be chance"
     return (
-        f"{said}: {points}{' apart' if row.p_adjusted > LEVEL else ''}.",
+        f"{said}: {points}.",
         f"Paired by object; interval: 95 % over images, of this pair alone; {row.n_images:,} "
         f"images, {row.n_instances:,} objects. p {p}, corrected for all comparisons with this data "
         f"and reference. IoU differs by more than {VISIBLE:g} for {higher + lower:,} objects: it "

@@ -43,6 +43,8 @@ MODEL_IN, PROMPT_LENGTH = 0.085, 32
 """Height of one model in the row of a prompt, and characters in a line of its label."""
 LEGEND_LENGTH, MOST_NAMED = 120, 3
 """Characters of 8 points that fit side by side above the axes, and prompts named in a note."""
+EDGE = 0.012
+"""Distance of points beyond the left edge from it, as a share of the axis."""
 OFF_SCALE = 10
 """A model without a network is drawn at the edge if it is faster by this factor than all others."""
 
@@ -443,13 +445,17 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     # Room for names next to the outermost points, and to those at the edge.
     room = 1.8 if off_scale else 1.15
     style.log_axis(ax.xaxis, min(times) / room, max(times) * 1.3, ticks=9)
-    points["ms"] = [max(ms, ax.get_xlim()[0]) for ms in points["ms"]]
+    # Just inside, so that their error bars are not on the axis.
+    left, right = ax.get_xlim()
+    points["ms"] = [max(ms, left * (right / left) ** EDGE) for ms in points["ms"]]
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     ax.set_ylim(min(values) - pad, max(values) + pad)
     ax.set(xlabel=f"Latency, {label} (ms, log scale)", ylabel=_axis(protocol))
     corners: list[tuple[float, float]] = []
     for r in frames.pareto_front(points).itertuples():
+        if corners and r.value <= corners[-1][1]:
+            continue  # no measurable difference of the times
         corners += [(r.ms, corners[-1][1])] if corners else []
         corners.append((r.ms, r.value))
     corners.append((ax.get_xlim()[1], corners[-1][1]))
@@ -511,7 +517,8 @@ def _name_points(
 ) -> None:
     """Writes the names of the points next to them, names of points on one place together.
 
-    Names without a free place are numbers, which a key above the axes explains.
+    Names without a free place are numbers, which a key above the axes explains; a single one is in
+    the key alone.
     """
     from matplotlib.lines import Line2D
 
@@ -525,13 +532,16 @@ def _name_points(
     if lost := [k for k, place in enumerate(places) if np.isnan(place).any()]:
         key = {i: n for n, i in enumerate((i for k in lost for i in groups[k]), 1)}
         dots = [_line_look(looks[i]) | {"linestyle": "none"} for i in key]
-        names = [f"{n}  {rows[i].label}" for i, n in key.items()]
+        # A single one is known by its marker.
+        numbered = len(key) > 1
+        names = [f"{n}  " * numbered + str(rows[i].label) for i, n in key.items()]
         handles = [Line2D([], [], label=t, **d) for t, d in zip(names, dots, strict=True)]
         _legend(ax, handles, ncols=1 + (len(key) > 4), columnspacing=1.2, handlelength=1)
         for k in lost:
             texts[k] = [", ".join(str(key[i]) for i in groups[k])]
         # Names first: they need more room.
         order = sorted(range(len(groups)), key=lambda k: k in lost)
+        order = order if numbered else [k for k in order if k not in lost]
         groups, texts = [groups[k] for k in order], [texts[k] for k in order]
         figure.draw_without_rendering()
         places = _label_places(figure, ax, points, corners, radii, groups, texts, force=True)
@@ -608,7 +618,7 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
     if caption is None:
         return None
     shown = [p for p in group if p in set(frame["protocol"])]
-    bars = "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
+    bars = f"Bars: {frames.INTERVALS}. The numbers are in the tables of accuracy."
     teacher = reference_model(group[0].reference)
     agreement = (
         f"Agreement with the masks of {teacher}, which is not accuracy; {teacher} is left out."
@@ -667,7 +677,7 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "cli
     masks = "At every click, the best scored of three masks. " if kind == "clicks-multi" else ""
     notes = [
         "The first click is the centre of the object, each further one that of the largest error. "
-        f"{masks}Bars: 95 % bootstrap intervals over images. The dots of a click stand side by "
+        f"{masks}Bars: {frames.INTERVALS}. The dots of a click stand side by "
         "side.",
         *_missing_notes(record, unique(frame["protocol"])),
     ]

@@ -55,6 +55,7 @@ _FIGURES = (
 _SIZES = ("small", "medium", "large")
 _COCO_SIZES = "Small ≤ 32² ≤ medium ≤ 96² ≤ large, annotation area in pixels, as pycocotools."
 _LEAST_P = 0.001
+INTERVALS = "intervals: 95 %, over images, symmetric bootstrap-t (docs/protocols.md)"
 _DATASET = text_column("Dataset", "dataset", rank=2)
 _PROTOCOL = text_column("Protocol", "protocol")
 _CSV_DATASET = text_column("Dataset", "dataset", csv_only=True)
@@ -124,6 +125,15 @@ def _reference_notes(dataset: str, reference: str) -> list[str]:
     return [*notes, *sa1b_notes([dataset])]
 
 
+def _few_images(rows: Iterable[MiouRow]) -> list[str]:
+    """A note on intervals that are over too few images to be drawn."""
+    few = sorted({row.n_images for row in rows if row.ci95 and row.n_images < queries.MIN_IMAGES})
+    if not few:
+        return []
+    text = f"Intervals over {' or '.join(map(str, few))} images are wide and uncertain themselves"
+    return [f"{text}; those over fewer than {queries.MIN_IMAGES} are not drawn."]
+
+
 def _size_column(size: str) -> RowColumn:
     def n_instances(row: MiouRow) -> int | None:
         value = getattr(row.n_by_size, size)
@@ -162,8 +172,8 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
         rows = [row for row in record.miou if protocol_of(row) in group]
         noun = queries.accuracy_name(reference, title=True)
         notes = [
-            f"{noun}: mean IoU over instances; intervals: 95 % bootstrap over images. CSV: "
-            "fractions.",
+            f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",
+            *_few_images(rows),
             "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
             "Small < 32² ≤ medium < 96² ≤ large, annotation area in pixels.",
             *_reference_notes(dataset, reference),
@@ -262,13 +272,16 @@ def _leaderboard(
             "Group: models of one protocol that share a letter cannot be distinguished on this "
             f"dataset (corrected p above {LEVEL}); their order is then no evidence."
         )
-    if any(protocol_of(row) in group for row in record.comparisons):
+    family = [r for r in record.comparisons if (r.dataset, r.reference) == (dataset, reference)]
+    if family:
         notes.append(
             "Behind best: paired on the same prompts; the interval is for that pair alone. p: "
-            "two-sided, corrected (Holm) over all pairs of models and all protocols here."
+            f"two-sided, corrected (Holm) over all {len(family):,} comparisons of two models on "
+            "this dataset and reference, including prompts that are not listed here."
         )
     notes += [
-        f"{noun}: mean IoU over instances; CI: 95 % bootstrap over images. CSV: fractions.",
+        f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",
+        *_few_images(each.row for each in ranked),
         *_reference_notes(dataset, reference),
         *queries.notes_on_models(record, (each.row.model for each in ranked)),
         *ungrouped,
@@ -416,9 +429,16 @@ def _clicks_table(record: RunRecord) -> Table:
     notes = [
         "NoC@T: number of clicks until IoU T % with the ground truth, mean over instances; an "
         "instance that never reaches it counts with the whole budget, the K of clicks-K. NoF@T: "
-        "number of those instances. Intervals: 95 % bootstrap over images.",
+        f"number of those instances. {INTERVALS.capitalize()}.",
         "clicks-K: the single mask; clicks-multi-K: at every click the best scored of three masks.",
     ]
+    older = unique(
+        f"{row.model} on {row.dataset} ({row.protocol})"
+        for row in rows
+        if any(noc.ci95 is None for noc in queries.numbers_of_clicks(row).values())
+    )
+    if older:
+        notes.append(f"Without intervals, which older records do not have: {', '.join(older)}.")
     return build_table("clicks", "Clicks until an IoU is reached", columns, rows, notes)
 
 
@@ -467,8 +487,7 @@ def robustness_tables(record: RunRecord) -> tuple[Table, ...]:
         noun = queries.accuracy_name(reference)
         notes = [
             f"Loss: {noun} for the clean prompt minus {noun} for the disturbed one, paired by "
-            "instance; "
-            "interval: 95 % bootstrap over images. CSV: fractions.",
+            f"instance; {INTERVALS}. CSV: fractions.",
             *_reference_notes(dataset, reference),
         ]
         title = f"Robustness to disturbed prompts on {_against(dataset, reference)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.evaluation.comparison import corrected
 from benchmarks.records.environment import NOISY
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.record_queries import grouped, protocol_of, setup_of, unique, weights_label
@@ -26,7 +27,7 @@ _KEYS: dict[str, Callable[[Any], Hashable]] = {
 """Lists of rows of a record, and the key that rows of the same measurement share."""
 _TIMES = ("latency", "batches")
 """Lists of rows that name their run."""
-_CONDITIONS = ("cpu", "gpu", "threads", "allocator")
+_CONDITIONS = ("cpu", "cpu_features", "gpu", "threads", "allocator")
 """Parts of an environment that determine times."""
 
 
@@ -37,7 +38,8 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     before all others, with a warning in the merged record. Rows
     of different devices or precisions may share a column, also with a warning, since accuracy
     hardly depends on them. Times depend on them, and are kept apart or refused. Times of accuracy
-    from another machine than that of the merged record are left out, with a warning.
+    from another machine than that of the merged record are left out, with a warning. The p-values
+    of comparisons are corrected again, over all of the same dataset and reference.
 
     Raises:
         UsageError: No record; times that are not comparable; or one model, teacher or protocol with
@@ -65,6 +67,7 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
         if run != without
     ]
     rows = {name: _newest_rows(kept, name, warnings) for name in _KEYS}
+    rows["comparisons"] = corrected(rows["comparisons"])
     times = grouped((row.run, row.model) for name in _TIMES for row in rows[name])
     own = [_of_run(text, run, times.get(run.id, ())) for run in runs for text in run.warnings]
     return newest.model_copy(
@@ -72,6 +75,11 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
             **rows,
             "id": "+".join(run.id for run in runs),
             "command": "; ".join(unique(run.command for run in runs)),
+            "other_latency": tuple(
+                row.model_copy(update={"run": row.run or run.id})
+                for run in runs
+                for row in run.latency
+            ),
             "environment": home.environment.model_copy(update=commit),
             "failures": tuple(failure for run in runs for failure in run.failures),
             "warnings": unique((*own, *warnings)),
@@ -109,7 +117,9 @@ def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
     incomparable = "their times are not comparable"
     for run in timed:
         for name in _CONDITIONS:
-            check(run, name, str(getattr(run.environment, name)), incomparable)
+            value = getattr(run.environment, name)
+            text = " ".join(value) or "none" if isinstance(value, tuple) else str(value)
+            check(run, name.replace("_", " "), text, incomparable)
     for run in runs:
         for row in run.models:
             text = f"{weights_label(row.weights)} ({row.weights.sha256 or 'no hash'})"
@@ -130,6 +140,12 @@ def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
                 )
 
 
+def accuracy_only(run: RunRecord) -> RunRecord:
+    """A run without its times and memory, which compares with runs of any machine."""
+    empty: dict[str, Any] = dict.fromkeys(("latency", "batches", "memory", "everything"), ())
+    return _without_times(run.model_copy(update=empty))
+
+
 def _without_times(run: RunRecord) -> RunRecord:
     """A run without the times of its accuracy rows."""
     update: dict[str, Any] = {
@@ -141,18 +157,20 @@ def _without_times(run: RunRecord) -> RunRecord:
 
 def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> tuple[Any, ...]:
     """The newest row for each key; a replaced row adds a warning, except in `models`."""
-    kept: dict[Hashable, tuple[Any, str]] = {}
+    found: dict[Hashable, dict[str, Any]] = {}
     for run in runs:
         for row in getattr(run, name):
             if name in _TIMES:
                 row = row.model_copy(update={"run": row.run or run.id})
-            _, old_id = kept.get(key := _KEYS[name](row), (None, run.id))
-            if old_id != run.id and name != "models":
-                pair = name == "comparisons"
-                who = f"{row.model_a} against {row.model_b}" if pair else row.model
-                warnings.append(f"{who}: rows of run {old_id} replaced by run {run.id}")
-            kept[key] = (row, run.id)
-    return tuple(row for row, _ in kept.values())
+            found.setdefault(_KEYS[name](row), {})[run.id] = row
+    for by_run in found.values():
+        *old, last = by_run
+        row = by_run[last]
+        pair = name == "comparisons"
+        who = f"{row.model_a} against {row.model_b}" if pair else getattr(row, "model", "")
+        if name != "models":
+            warnings += [f"{who}: rows of run {each} replaced by run {last}" for each in old]
+    return tuple(next(reversed(by_run.values())) for by_run in found.values())
 
 
 def _configured_setup(run: RunRecord) -> str | None:

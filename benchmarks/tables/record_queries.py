@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from baselines.registry import split_size
+from benchmarks.evaluation.comparison import LEVEL
 from benchmarks.prompts.protocols import (
     DEFAULT_PROTOCOLS,
     GROUND_TRUTH,
@@ -36,6 +37,11 @@ K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R", ModelRow, ParamsRow, LatencyRow, MiouRow)
 Bounds = tuple[float, float]
+Relation = Literal["equal", "tied", "different", "untested"]
+MARGIN = 0.01
+"""Two accuracies are equal if the interval of their difference is within this, one point."""
+MIN_IMAGES = 10
+"""Intervals over fewer images are in tables, and not drawn: they are hardly more than a guess."""
 
 WHOLE_MODEL = frozenset({"all", "total", "whole"})
 """Names of a component that is the whole model; without one, the components add up to it."""
@@ -57,6 +63,8 @@ PROMPT_STEPS = (
     ("postprocess", "postprocess", 1),
 )
 """Label, phase and number of prompts of the steps of one prompt, in the order of execution."""
+LEAST_CONTRADICTION = 0.05
+"""End to end is doubtful if it is measurably shorter than a step, and by this share or more."""
 MOST_END_TO_END = 2
 """End to end is doubtful if it takes more than this many times the sum of its steps."""
 END_TO_END = "end_to_end"
@@ -214,14 +222,23 @@ def phase_order(row: LatencyRow) -> tuple[int, str, int]:
 
 
 def find_latency(
-    record: RunRecord, setup: Setup, model: str, phase: str, n_prompts: int | None = None
+    record: RunRecord,
+    setup: Setup,
+    model: str,
+    phase: str,
+    n_prompts: int | None = None,
+    run: str | None = None,
 ) -> LatencyRow | None:
-    """Row of one phase; without `n_prompts`, the one with the fewest prompts."""
+    """Row of one phase; without `n_prompts`, the one with the fewest prompts.
+
+    In a merged record, `run` names the run whose row is wanted, also if another one replaced it.
+    """
     rows = (
         row
-        for row in record.latency
+        for row in (record.latency if run is None else (*record.latency, *record.other_latency))
         if (row.model, row.phase, setup_of(row)) == (model, phase, setup)
         and n_prompts in (None, row.n_prompts)
+        and run in (None, row.run or "")
     )
     return min(rows, key=phase_order, default=None)
 
@@ -241,6 +258,100 @@ def timed(row: LatencyRow | None) -> tuple[float, Spread | None] | None:
     if row is None or row.status != "ok" or row.median_ms is None or row.median_ms <= 0:
         return None
     return row.median_ms, spread_of(row)
+
+
+class Steps(NamedTuple):
+    """What a time consists of: a label, and phases with their number of prompts and of calls."""
+
+    label: str
+    parts: tuple[tuple[str, int | None, int], ...]
+    optional: tuple[tuple[str, int | None, int], ...] = ()
+    """Parts that not every model has, such as postprocessing apart from decoding."""
+
+    def rows(
+        self, record: RunRecord, setup: Setup, model: str, run: str | None = None
+    ) -> list[tuple[LatencyRow, int]]:
+        """Rows of a model, of one run of a merged record if given, with their number of calls.
+
+        Empty if one that is needed was not timed.
+        """
+        found: list[tuple[LatencyRow, int]] = []
+        for parts, needed in ((self.parts, True), (self.optional, False)):
+            for phase, n_prompts, calls in parts:
+                row = find_latency(record, setup, model, phase, n_prompts, run)
+                if row is not None and timed(row) is not None:
+                    found.append((row, calls))
+                elif needed or (row is not None and row.status != "ok"):
+                    return []
+        return found
+
+    def time(
+        self, record: RunRecord, setup: Setup, model: str, run: str | None = None
+    ) -> Time | None:
+        """The sum of the medians; the sum of the ends of their intervals is conservative."""
+        rows = self.rows(record, setup, model, run)
+        if not rows:
+            return None
+        times = [(calls, found) for row, calls in rows if (found := timed(row)) is not None]
+        spreads = [(calls, each) for calls, (_, each) in times if each is not None]
+        spread = None
+        if len(spreads) == len(times):
+            low, high = (sum(n * each.bounds[end] for n, each in spreads) for end in (0, 1))
+            spread = Spread((low, high), any(each.is_range for _, each in spreads))
+        return Time(
+            sum(calls * found[0] for calls, found in times),
+            spread,
+            "+".join(unique(row.run or "" for row, _ in rows)),
+            min(row.n for row, _ in rows),
+        )
+
+
+class Time(NamedTuple):
+    """A time in ms, its interval or range, its run in merged records, and the fewest calls."""
+
+    ms: float
+    spread: Spread | None
+    run: str
+    calls: int
+
+
+WHOLE = Steps("end to end", ((END_TO_END, None, 1),))
+SUM = Steps("encode + decode of one prompt", (("encode", None, 1), ("decode", 1, 1)))
+
+
+def click_steps(protocol: str) -> Steps | None:
+    """The time of a protocol of several clicks, which decodes once a click; None for others."""
+    clicks = click_sequence(protocol)
+    if clicks is None or clicks[1] == 1:
+        return None
+    n = clicks[1]
+    return Steps(
+        f"encode + {n} clicks",
+        (("encode", None, 1), ("decode", 1, n)),
+        (("preprocess", None, 1), ("postprocess", 1, n)),
+    )
+
+
+def steps_of(record: RunRecord, setup: Setup, protocol: str, models: Sequence[str]) -> Steps:
+    """The time that compares models under a protocol: the same for all of them.
+
+    It is end to end, or encode and one decode if more models have these; with a time end to end
+    that contradicts its phases, if as many have them.
+    """
+    if (clicks := click_steps(protocol)) is not None:
+        return clicks
+    n_whole, n_sums = (
+        sum(steps.time(record, setup, model) is not None for model in models)
+        for steps in (WHOLE, SUM)
+    )
+    disturbed = bool(disturbed_end_to_end(record, setup, models))
+    return SUM if n_sums + disturbed > n_whole else WHOLE
+
+
+def disturbed_end_to_end(record: RunRecord, setup: Setup, models: Sequence[str]) -> list[str]:
+    """Models whose time end to end contradicts the times of its steps."""
+    rows = ((model, find_latency(record, setup, model, END_TO_END)) for model in models)
+    return [m for m, row in rows if row is not None and doubtful_end_to_end(record, row)]
 
 
 def bounds_of(ms: float, spread: Spread | None) -> Spread:
@@ -289,10 +400,44 @@ def has_accuracy(row: MiouRow | None) -> bool:
 
 
 def miou_percent(row: MiouRow | None) -> tuple[float, Bounds | None] | None:
-    """Mean IoU and its interval in percent, or None if the row holds no accuracy."""
+    """Mean IoU and its interval in percent, or None if the row holds no accuracy.
+
+    Without an interval if it is over fewer than `MIN_IMAGES` images.
+    """
     if row is None or row.miou is None or not has_accuracy(row):
         return None
-    return 100 * row.miou, row.ci95 and (100 * row.ci95[0], 100 * row.ci95[1])
+    few = row.ci95 is None or 0 < row.n_images < MIN_IMAGES
+    return 100 * row.miou, None if few or row.ci95 is None else scaled(row.ci95)
+
+
+def scaled(bounds: Bounds) -> Bounds:
+    """Ends of an interval of fractions in percent."""
+    return 100 * bounds[0], 100 * bounds[1]
+
+
+def relation(record: RunRecord, one: MiouRow, other: MiouRow) -> Relation:
+    """How two accuracies of a protocol compare, by the paired comparison of both models.
+
+    They are equal if the difference is certainly within `MARGIN`, tied if it is not measurable.
+    """
+    if one.miou == other.miou:
+        return "equal"
+    for row in record.comparisons:
+        same = protocol_of(row) == protocol_of(one)
+        if same and {row.model_a, row.model_b} == {one.model, other.model}:
+            if row.p_adjusted <= LEVEL:
+                return "different"
+            small = row.ci95 is not None and max(map(abs, row.ci95)) <= MARGIN
+            return "equal" if small else "tied"
+    return "untested"
+
+
+def beats(record: RunRecord, one: tuple[MiouRow, Spread], other: tuple[MiouRow, Spread]) -> bool:
+    """Whether a model, given by accuracy and time, is measurably faster and no less accurate."""
+    if not one[1].below(other[1]):
+        return False
+    no_less = (one[0].miou or 0) >= (other[0].miou or 0)
+    return no_less or relation(record, one[0], other[0]) == "equal"
 
 
 def incomparable(record: RunRecord, row: MiouRow) -> str | None:
@@ -336,7 +481,8 @@ def doubtful_end_to_end(record: RunRecord, row: LatencyRow) -> str | None:
     if whole is None or not steps:
         return None
     longest = max(steps, key=lambda name: steps[name][0])
-    if bounds_of(*whole).below(bounds_of(*steps[longest])):
+    apart = whole[0] < (1 - LEAST_CONTRADICTION) * steps[longest][0]
+    if apart and bounds_of(*whole).below(bounds_of(*steps[longest])):
         return (
             f"end to end {milliseconds(whole[0])} is shorter than {longest} alone, "
             f"{milliseconds(steps[longest][0])}"
@@ -401,6 +547,12 @@ def has_random_weights(record: RunRecord, model: str) -> bool:
     if info is not None:
         return info.weights.kind == "random"
     return any(row.model == model and row.weights == "random" for row in record.latency)
+
+
+def was_skipped(record: RunRecord, model: str) -> bool:
+    """Whether a model took no part in any measurement of its run, but for a count."""
+    info = model_row(record, model)
+    return info is not None and info.status == "skipped"
 
 
 def weights_label(weights: WeightsRow) -> str:

@@ -28,7 +28,6 @@ from benchmarks.tables.columns import (
     ENDS,
     MODEL,
     STATUS,
-    WEIGHTS,
     WEIGHTS_COLUMN,
     RowColumn,
     build_table,
@@ -48,6 +47,7 @@ from benchmarks.tables.formatting import (
     MIB,
     clean,
     escape_markdown,
+    interval,
     number,
     percent,
     spread_text,
@@ -138,6 +138,11 @@ def models_table(record: RunRecord) -> Table:
         raw = (row.weights_note, row.note, row.weights.why)
         return Cell(text, raw, reason=row.weights.why and clean(row.weights.why))
 
+    def model_weights(row: ModelRow) -> Cell:
+        cell = weights_cell(row.weights)
+        none = row.status == "skipped" and row.weights.kind == "random"
+        return replace(cell, text="none here") if none else cell
+
     columns = (
         MODEL,
         text_column("Family", "family"),
@@ -150,7 +155,7 @@ def models_table(record: RunRecord) -> Table:
             text=licence_text, align="left",
             get=("licence", lambda r: weights_terms(r)[0], lambda r: weights_terms(r)[1]),
         ),
-        WEIGHTS,
+        RowColumn(WEIGHTS_COLUMN, model_weights),
         STATUS,
         RowColumn(Column("Note", ("weights_note", "note", "weights_why")), notes_cell),
     )  # fmt: skip
@@ -244,6 +249,10 @@ def latency_table(record: RunRecord) -> Table:
     notes = [f"Measured on {queries.setups(record)[0].label}."] if one_setup else []
     if any(row.status == "ok" for row in rows):
         notes.append("A percentile is empty if there are too few calls for it.")
+    if any(row.model.endswith("-int8") for row in rows):
+        notes.append(
+            "Precision: that of the run; a model named int8 has 8-bit weights in any case."
+        )
     if any(row.weights == "random" for row in rows):
         notes.append("random: seeded random weights, whose values do not change the times.")
     if len({row.decode_kind for row in rows}) > 1:
@@ -316,6 +325,18 @@ def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool
     stem = phase if phase != "decode" else f"decode_{n_prompts}"
     raw = (f"{stem}_ms", *(f"{stem}_{end}_ms" for end in ENDS), f"{stem}_status")
     return RowColumn(Column(header, raw, "ms", "right"), cell)
+
+
+def _clicks_column(steps: queries.Steps) -> RowColumn:
+    """Time of an image and several clicks, which was not timed as a whole."""
+
+    def cell(entry: _Entry) -> Cell:
+        time = entry.setup and steps.time(entry.record, entry.setup, entry.model)
+        if not time:
+            return reason_cell(*entry.missing, 1)
+        return Cell(interval(time.ms, None), (time.ms, "ok"))
+
+    return RowColumn(Column(steps.label.capitalize(), ("clicks_ms", "status"), "ms", "right"), cell)
 
 
 def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
@@ -416,9 +437,8 @@ def _summary_notes(
     if shown:
         datasets = ", ".join(queries.unique(protocol.dataset for protocol in shown))
         notes.append(
-            f"Accuracy on {datasets}: mean IoU over instances [95 % bootstrap interval over "
-            "images]; "
-            "columns name protocol and reference."
+            f"Accuracy on {datasets}: mean IoU over instances [95 % interval over images, "
+            "symmetric bootstrap-t]; columns name protocol and reference."
         )
     hidden = Counter(p.reference for p in queries.protocols(record) if p not in shown)
     if hidden:
@@ -455,16 +475,23 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     entries = sorted((_Entry(record, name, setup) for name in model_names(record)), key=order)
     ranked = [entry for entry in entries if order(entry)[0] <= 0]
     others = [entry.model for entry in entries if entry not in ranked]
+    clicks = None if protocol is None else queries.click_steps(protocol.protocol)
+    whole = _time_column("End to end", "end_to_end", None, bounds=False)
     columns = [
         MODEL,
         *([] if protocol is None else [_miou_column(protocol)]),
-        _time_column("End to end", "end_to_end", None, bounds=False),
+        whole if clicks is None else _clicks_column(clicks),
         _time_column("Encode", "encode", None, bounds=False),
         _time_column("Decode", "decode", 1, bounds=False),
         _size_column("Params"),
         _memory_column("Memory", "peak_rss_bytes", "peak_rss_bytes"),
     ]
     notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
+    if clicks is not None:
+        notes.append(
+            f"{clicks.label.capitalize()}: preprocessing and encoding once, decoding and "
+            "postprocessing once a click."
+        )
     if ranked and others:
         notes.append(f"No value under this protocol: {', '.join(others)}.")
     return build_table("selection", "Models", columns, ranked or entries, notes)
@@ -508,7 +535,7 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
     notes = [] if setup is None else [f"Median times on {setup.label}; decode: one prompt."]
     notes += [
         f"mIoU: {protocol.protocol} prompts on {protocol.dataset}, mean over objects "
-        "[95 % bootstrap interval over images]."
+        "[95 % interval over images, bootstrap-t]."
         for protocol in shown
     ]
     left_out: dict[str, list[str]] = {}

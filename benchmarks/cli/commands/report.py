@@ -49,6 +49,8 @@ def report(
     if not quiet:
         for run_id, reason in merged.apart.items():
             sys.stderr.write(f"run {run_id} is in the history only: {reason}\n")
+        for run_id, reason in merged.untimed.items():
+            sys.stderr.write(f"the times of run {run_id} are in the history only: {reason}\n")
         print_lines(f"report  {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -15,7 +15,7 @@ from benchmarks.records.record import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.report.advice import MARGIN
+from benchmarks.tables.record_queries import MARGIN
 
 
 class Made(NamedTuple):

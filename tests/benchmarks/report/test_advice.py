@@ -14,9 +14,10 @@ from benchmarks.records.record import (
     WeightsRow,
 )
 from benchmarks.records.statistics import Spread
-from benchmarks.report.advice import ORACLE, answer, findings, main_protocols
+from benchmarks.report.advice import ORACLE, answer, findings, main_protocols, network_forms
 from benchmarks.report.frames import accuracy_latency_frame, pareto_front
 from benchmarks.tables import record_queries as queries
+from benchmarks.tables.record_tables import selection_table
 
 
 def texts(record: RunRecord) -> dict[str, list[str]]:
@@ -87,7 +88,7 @@ def test_models_with_random_weights_are_never_advised(record: RunRecord) -> None
 
 
 def test_advice_without_times_or_accuracies(make_record: Callable[..., RunRecord]) -> None:
-    assert "No time was measured" in texts(make_record(9, latency=()))["advice"][0]
+    assert "No time of these" in texts(make_record(9, latency=()))["advice"][0]
     assert "By time alone, mobilesam has the fastest" in texts(make_record(9, miou=()))["advice"][0]
 
 
@@ -175,8 +176,21 @@ def test_advice_is_right_on_generated_tables(case: tuple[dict[str, Made], Pairs]
     for setup in queries.setups(record):
         for protocol in queries.protocols(record):
             points, _, _ = accuracy_latency_frame(record, setup, protocol)
-            if not points.empty:
-                assert all(models[m].kind not in UNFIT for m in pareto_front(points)["model"])
+            if points.empty:
+                continue
+            front = set(pareto_front(points)["model"])
+            assert front
+            for name in points["model"]:
+                assert models[name].kind not in UNFIT
+                beaten = any(
+                    spreads[other].below(spreads[name])
+                    and (
+                        fit[other][0] >= fit[name][0]
+                        or relation_of(models, pairs, other, name) == "equal"
+                    )
+                    for other in both
+                )
+                assert beaten == (name not in front)
 
 
 def test_a_tie_goes_to_the_more_accurate_and_is_called_a_tie() -> None:
@@ -186,7 +200,7 @@ def test_a_tie_goes_to_the_more_accurate_and_is_called_a_tie() -> None:
     }
     said = texts(table(models, {("int8", "float"): (0.2, 0.008)}))
     (text,) = said["advice"]
-    assert "Run float: no other is measurably more accurate" in text
+    assert "Run float: of the 2 models measured, no other is measurably more accurate" in text
     assert "it ties with int8 in time too, with the higher mIoU" in text
     assert "no measurable difference" in text
 
@@ -201,7 +215,9 @@ def test_too_few_images_advise_no_trivial_baseline() -> None:
     few = "few images shows large differences only: shipped photos, 9 images."
     assert any(few in c for c in said["caution"])
     assert "Run net: " in text
-    assert "box cannot be distinguished from it on 9 images" in text
+    assert "Run net: of the 2 models measured (1 network, 1 baseline), no other is " in text
+    assert "measurably more accurate; box is faster, " in text
+    assert "and 9 images cannot show whether it is as accurate" in text
 
 
 def test_a_baseline_above_a_network_is_told_the_right_way_round() -> None:
@@ -319,6 +335,73 @@ def test_few_calls_and_busy_runs_are_named() -> None:
     rows = tuple(row.model_copy(update={"n": 1, "processes": 1}) for row in record.latency)
     busy = "noisy: run r (times of net): load average 4.0 on 2 cores"
     said = texts(record.model_copy(update={"latency": rows, "warnings": (busy,)}))["caution"]
-    assert any("fewer than 5 calls: net." in each for each in said)
+    assert any("fewer than 5 calls: net (end to end 1)." in each for each in said)
     assert any("was busy: run r (times of net)" in each for each in said)
-    assert not any("one process only" in each for each in said)
+    assert any("one process only: all models." in each for each in said)
+
+
+def phases(record: RunRecord, times: dict[str, tuple[float, float]]) -> RunRecord:
+    """The record with times to encode and to decode one prompt, each by model."""
+    rows = []
+    for row in record.latency:
+        for phase, ms in zip(("encode", "decode"), times[row.model], strict=True):
+            same: dict[str, object] = {
+                "median_ms": ms,
+                "range_ms": (0.9 * ms, 1.1 * ms),
+                "phase": phase,
+            }
+            same |= {"n_prompts": None} if phase == "encode" else {}
+            rows.append(row.model_copy(update=same))
+    return record.model_copy(update={"latency": (*record.latency, *rows)})
+
+
+def test_a_contradicting_time_end_to_end_is_not_used() -> None:
+    models = {
+        "slow": Made(miou=0.74, ms=(1400, 1300, 1500)),
+        "fast": Made(miou=0.7401, ms=(1730, 1200, 2060)),
+    }
+    record = phases(table(models, {("slow", "fast"): (1.0, 0.001)}), {"slow": (1300, 60),
+        "fast": (500, 17)})  # fmt: skip
+    said = texts(record)
+    (text,) = said["advice"]
+    assert text.startswith("Run fast: of the 2 models measured, no other is measurably more")
+    assert "Times end to end were disturbed, so this is by encode + decode of one prompt: " in text
+    assert any("disturbed: fast; measure again" in each for each in said["caution"])
+    (setup,), (protocol,) = queries.setups(record), queries.protocols(record)
+    points, _, _ = accuracy_latency_frame(record, setup, protocol)
+    assert list(pareto_front(points)["model"]) == ["fast"]
+
+
+def test_the_time_of_several_clicks_is_that_of_all() -> None:
+    record = phases(table({"net": Made()}, {}), {"net": (90, 8)})
+    rows = tuple(r.model_copy(update={"protocol": "clicks-20"}) for r in record.miou)
+    clicked = record.model_copy(update={"miou": rows})
+    (setup,), (protocol,) = queries.setups(record), queries.protocols(clicked)
+    assert "encode + 20 clicks 250 ms" in answer(clicked, setup, protocol)[0]
+    cell = selection_table(clicked, setup, protocol).rows[0][2]
+    assert (cell.text, cell.raw[0]) == ("250", 250.0)
+    whole = clicked.model_copy(update={"latency": clicked.latency[:1]})
+    assert (
+        "Only net was measured with prompts of clicks-20: mIoU 70.0 % ("
+        in (answer(whole, setup, protocol)[0])
+    )
+
+
+def test_ratios_are_of_one_run_where_there_is_one() -> None:
+    models = {"net": Made(miou=0.8), "small": Made(miou=0.7, ms=(55, 54, 56))}
+    record = table(models, {})
+    net, small = (row.model_copy(update={"run": "b"}) for row in record.latency)
+    merged = record.model_copy(
+        update={
+            "latency": (net.model_copy(update={"run": "a", "median_ms": 121.0}), small),
+            "other_latency": (net, small),
+        }
+    )
+    assert "it is 1.82 times as fast as net, and" in texts(merged)["advice"][1]
+
+
+def test_forms_of_one_network_are_counted_once() -> None:
+    models = {"net": Made("file"), "net@512": Made("file"), "box": Made("classical")}
+    record = table(models, {})
+    said = network_forms(record, list(models))
+    assert said == "3 models measured (one network in 2 forms, 1 baseline)"

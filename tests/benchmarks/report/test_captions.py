@@ -89,6 +89,11 @@ def check_trade_off(said: str, models: dict[str, Made], pairs: Pairs, shown: lis
         assert miou[other] == max(miou[name] for name in shown if name != one)
         if more:
             assert not any(spreads[name].below(spreads[one]) for name in shown)
+    elif match := re.fullmatch(r"(\w) and (\w) have the same mIoU(.*)\.", said):
+        one, other, more = match.groups()
+        assert round(100 * miou[one], 1) == round(100 * miou[other], 1)
+        if more:
+            assert not any(spreads[name].below(spreads[one]) for name in shown)
     elif match := re.fullmatch(r"No model is measurably more accurate than (\w)\.", said):
         for name in shown:
             worse = miou[name] > miou[match[1]]
@@ -301,26 +306,32 @@ def test_message_of_subgroups() -> None:
         )
     ]  # fmt: skip
     said = "a has its highest mIoU on cat, 70.0 %, and its lowest on dog, 20.0 %."
-    assert captions.subgroups(rows) == said
-    assert captions.subgroups(rows[:1]) == ""
-    few = [replace(row, n_images=4) for row in rows]
-    assert captions.subgroups(few) == ""
+    assert captions.subgroups(rows[:2], ["cat", "dog"]) == said
+    start = "Of the 2 groups in the chart (at least 20 objects and 8 images each), "
+    assert captions.subgroups(rows, ["cat", "dog"]) == start + said
+    assert captions.subgroups(rows, ["cat", "dog"], "b").startswith(f"{start}b has its highest")
+    assert captions.subgroups(rows, ["cat"]) == captions.subgroups(rows, []) == ""
     crowded = [replace(row, dimension="crowding", reference="teacher:t") for row in rows]
     said = "a has its highest agreement on images with cat objects, 70.0 %,"
-    assert captions.subgroups(crowded).startswith(said)
+    assert said in captions.subgroups(crowded, ["cat", "dog"])
 
 
 def test_message_of_history_compares_runs_of_one_machine_only() -> None:
     values = [("a", "m", 2.0), ("b", "m", 9.0), ("a", "other", 7.0), ("a", "m", 1.5)]
+    narrow = [Spread((0.99 * v, 1.01 * v), is_range=True) for _, _, v in values]
     frame = frames.object_frame({"model": m, "where": w, "value": v} for m, w, v in values)
+    frame["spread"] = narrow
     said = "a went from 2.00 ms to 1.50 ms over 2 comparable runs."
     assert captions.history(frame, "ms") == said
     assert captions.history(frame[:3], "%") == "No two of these runs compare."
     values = [("a", "m", 2.0), ("a", "m", 9.0), ("a", "m", 3.0)]
     frame = frames.object_frame({"model": m, "where": w, "value": v} for m, w, v in values)
+    frame["spread"] = None
     equal = frames.object_frame({"model": "a", "where": "m", "value": 58.9} for _ in "ab")
     assert captions.history(equal, "%") == "a has 58.9 % in all 2 comparable runs."
-    assert "3.00 ms, between 2.00 ms and 9.00 ms, over 3" in captions.history(frame, "ms")
+    said = captions.history(frame, "ms")
+    assert said.startswith("a has 2.00 ms and 3.00 ms, between 2.00 ms and 9.00 ms, in the first")
+    assert said.endswith("of 3 comparable runs, which is no measurable difference.")
 
 
 def test_agreement_is_not_called_accuracy() -> None:

@@ -218,15 +218,15 @@ def test_history_joins_no_times_of_other_features_or_libraries_or_of_busy_machin
 def test_subgroups_leave_out_the_reference_and_name_it() -> None:
     where = ("photos", "box", "teacher:a", "size")
     rows = [SubgroupRow(*where, "large", name, 9, 90, 0.5, None) for name in "ab"]
-    (figure,) = subgroups(["a", "b"], rows)
+    (figure,) = subgroups(["a", "b"], rows, {})
     assert figure.title == "Box, by size: shipped photos, agreement with a"
     assert {row["model"] for row in values(figure)} == {"b"}
     assert figure.message == ""
     many = [SubgroupRow(*where[:3], "category", f"c{i}", "b", 9, 90, 0.5, None) for i in range(21)]
-    (figure,) = subgroups(["a", "b"], many)
+    (figure,) = subgroups(["a", "b"], many, {})
     assert figure.notes[-1] == "In the chart are the 12 largest."
     few = SubgroupRow(*where[:3], "category", "rare", "b", 4, 19, 1.0, None)
-    (figure,) = subgroups(["a", "b"], [*many[:3], few])
+    (figure,) = subgroups(["a", "b"], [*many[:3], few], {})
     assert {row["label"].split("|")[0] for row in values(figure)} == {"c0", "c1", "c2"}
     assert "1 of 4 have fewer than 20 objects or 8 images" in figure.notes[-1]
     assert "rare" in figure.table.to_csv()

@@ -10,7 +10,6 @@ from benchmarks.report.frames import (
     area_scale,
     decode_frame,
     object_frame,
-    pareto_front,
     percent_limits,
     protocol_frame,
     size_frame,
@@ -36,12 +35,6 @@ def test_sum_of_times_is_used_for_all_models_or_none(record: RunRecord) -> None:
     first = points.iloc[0]
     assert (first["ms_low"], first["ms_high"]) == pytest.approx((0.98 * 1255, 1.02 * 1255))
     assert first["spread"].is_range
-
-
-def test_pareto_front() -> None:
-    data = [("a", 1.0, 50.0), ("b", 2.0, 40.0), ("c", 3.0, 60.0), ("d", 3.0, 55.0)]
-    points = object_frame({"model": name, "ms": ms, "value": miou} for name, ms, miou in data)
-    assert list(pareto_front(points)["model"]) == ["a", "c"]
 
 
 def test_decode_frame_has_slopes(record: RunRecord) -> None:

@@ -62,7 +62,7 @@ class Parsed(HTMLParser):
 
 
 def page(*records: RunRecord, gallery: Gallery | None = None) -> str:
-    merged = MergedRuns(records[0], (), records, {})
+    merged = MergedRuns(records[0], (), records, {}, {})
     return render(merged, gallery or Gallery(why="no masks"), ())
 
 
@@ -219,7 +219,7 @@ def test_find_runs_searches_subfolders(masks_run: Path, tmp_path: Path) -> None:
         find_runs([])
 
 
-def test_incomparable_runs_are_in_the_history_only(
+def test_times_of_another_machine_are_in_the_history_only(
     tmp_path: Path, make_record: Callable[..., RunRecord]
 ) -> None:
     new = make_record(2, id="new", created_utc="2026-02-01T00:00:00Z")
@@ -229,12 +229,15 @@ def test_incomparable_runs_are_in_the_history_only(
     for run in (new, same, far):
         save_record(run, tmp_path / run.id)
     merged = join_runs(find_runs([tmp_path]))
-    assert merged.record.id == "same+new"
+    assert merged.record.id == "same+far+new"
+    assert {row.run for row in merged.record.latency} == {"new"}
     assert [run.id for run in merged.runs] == ["new", "far", "same"]
-    assert merged.apart.keys() == {"far"}
+    assert (merged.apart.keys(), merged.untimed.keys()) == (set(), {"far"})
     write_report([tmp_path], tmp_path / "r.html")
     text = Parsed((tmp_path / "r.html").read_text()).text
-    reason = text.split("history only: ")[1].split(": report these runs apart")[0]
+    assert "2 machines or settings" in text
+    reason = text.split("accuracy, and times in the history only: ")[1]
+    reason = reason.split(": report these runs apart")[0]
     assert "Another CPU" in reason
     assert "in run far" in reason
 

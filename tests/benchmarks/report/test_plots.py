@@ -128,7 +128,7 @@ def test_latency_shows_three_times_and_the_message(record: RunRecord) -> None:
 def test_names_stand_next_to_their_points(
     make_record: Callable[..., RunRecord], n_models: int
 ) -> None:
-    """Without a line to the point; names without a place are numbers of the key."""
+    """Without a line to the point; names without a place are in the key, several as numbers."""
     record = make_record(n_models)
     (setup,) = setups(record)
     box = protocols(record)[0]
@@ -139,6 +139,8 @@ def test_names_stand_next_to_their_points(
     said = {text.get_text() for text in ax.texts}
     for name in points["label"]:
         (number,) = [entry.split()[0] for entry in key if name in entry] or [None]
+        if number is not None and not number.isdecimal():
+            continue  # a single name in the key needs no number
         assert any(name in text or number in text.split(", ") for text in said), (name, said, key)
     straight = [line for line in ax.lines if len(line.get_xdata()) == 2]
     assert all(line.get_transform() != ax.transAxes for line in straight)

@@ -9,6 +9,7 @@ from example_records import sized_record
 
 from benchmarks.records.record import (
     AccuracyTimeRow,
+    ComparisonRow,
     DetectorRow,
     EverythingRow,
     LatencyRow,
@@ -16,7 +17,7 @@ from benchmarks.records.record import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.tables.merging import merge_records
+from benchmarks.tables.merging import accuracy_only, merge_records
 from mobilesam.errors import UsageError
 
 
@@ -137,3 +138,36 @@ def test_batches_are_merged_by_their_size() -> None:
         ("grabcut", 1), ("mobilesam", 1), ("mobilesam", 4),
     ]  # fmt: skip
     assert len(merged.latency) == len(record.latency)
+
+
+def test_p_values_are_corrected_over_all_merged_comparisons(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    def run(name: str, b: str) -> RunRecord:
+        row = ComparisonRow(
+            dataset="d", protocol="box", reference="ground-truth", model_a="a", model_b=b,
+            n_images=9, n_instances=9, difference=0.1, ci95=None, p_value=0.03, p_adjusted=0.03,
+        )  # fmt: skip
+        return make_record(1, id=name, comparisons=(row,))
+
+    merged = merge_records([run("one", "b"), run("two", "c")])
+    assert [row.p_adjusted for row in merged.comparisons] == [0.06, 0.06]
+
+
+def test_a_replaced_row_names_the_run_that_is_shown(make_record: Callable[..., RunRecord]) -> None:
+    runs = [make_record(1, id=f"r{n}", created_utc=f"2026-0{n}-01") for n in (1, 2, 3)]
+    warnings = [text for text in merge_records(runs).warnings if "replaced" in text]
+    assert {text.rpartition(" by ")[2] for text in warnings} == {"run r3"}
+
+
+def test_accuracies_of_another_machine_are_merged_without_its_times(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    here = make_record(1, id="here", miou=())
+    other = here.environment.model_copy(update={"cpu_features": ("neon",)})
+    there = make_record(1, id="there", environment=other)
+    with pytest.raises(UsageError, match=r"cpu features: .* in run here, neon in run there"):
+        merge_records([here, there])
+    merged = merge_records([here, accuracy_only(there)])
+    assert merged.miou
+    assert {row.run for row in merged.latency} == {"here"}
