@@ -5,6 +5,7 @@ SAM's work before and after its networks is done in numpy here.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -273,7 +274,7 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
     """Exports a checkpoint, or seeded random weights, into the cache if it is not there yet.
 
     Takes a few seconds and needs torch the first time; call it before anything is timed. The name
-    of the folder holds the full digest of the weights.
+    of the folder holds the full digest of the weights, and a digest of the code that exports them.
     """
     found = options.checkpoint
     source, key = Source(kind="random"), f"random-{options.seed}"
@@ -285,7 +286,7 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
     # The versions of these packages decide the content of the files, most of all for int8.
     packages = ("torch", "onnx", runtime.PACKAGES[target])
     versions = "-".join(f"{name}{importlib.metadata.version(name)}" for name in packages)
-    folder = cache_dir() / "exported" / f"{kind}-{runtime.FORMAT}-{versions}-{key}"
+    folder = cache_dir() / "exported" / f"{kind}-{_code_digest()}-{versions}-{key}"
     with exclusive(folder):
         # The previous holder of the lock may have created it; damaged files are created again.
         try:
@@ -306,6 +307,15 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
                 ranges = calibrate(sam, [noise])
             export_model(sam, folder, target, source=source, int8=int8, ranges=ranges)
     return folder
+
+
+@lru_cache
+def _code_digest() -> str:
+    """Start of the SHA-256 of all files of this package that determine what is exported."""
+    package = Path(runtime.__file__).parents[1]
+    exporters = (package / "export").glob("*.*")  # with the shipped ranges
+    files = [*exporters, *(package / "model").glob("*.py"), package / "fast" / "inference.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
 def inner_size(size_hw: tuple[int, int], side_px: int) -> tuple[int, int]:

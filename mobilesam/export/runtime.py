@@ -24,8 +24,6 @@ GraphName = Literal["encoder", "decoder", "mask_decoder"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
 MANIFEST_NAME = "manifest.json"
-# Part of the cache key; increase it when the same weights give other files.
-FORMAT: Literal[1] = 1
 PACKAGES: Mapping[str, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 _SUFFIX: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
@@ -71,7 +69,7 @@ class ExportedFile(FrozenModel):
 class Manifest(FrozenModel):
     """Content of `manifest.json`, which is written after all other files."""
 
-    format: Literal[1] = FORMAT  # of the folder
+    format: Literal[1] = 1  # of the folder
     target: Target
     image_size_px: int  # side of the encoder's input
     embed_dim: int  # channels of the embedding

@@ -281,6 +281,8 @@ def test_a_checkpoint_is_exported_once_and_kept_by_its_digest(monkeypatch, tmp_p
     (made[0] / MANIFEST_NAME).write_text("{")  # damaged: made again
     assert ensure_exported(options, "onnx") == made[0]
     assert len(made) == 2
+    monkeypatch.setattr(adapter, "_code_digest", lambda: "another version of the exporter")
+    assert ensure_exported(options, "onnx") == made[2] != made[0]
 
 
 def test_a_folder_and_its_manifest_both_name_the_files(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from benchmarks.config import run_config
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.latency.timer import StopRule
-from benchmarks.records.record import RobustnessRow, RunRecord
+from benchmarks.records.record import RobustnessRow, RunRecord, write_atomic
 from benchmarks.report.screenshot import ARGUMENTS, find_browser
+from benchmarks.report.style import SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,9 +74,34 @@ class Outcome:
         return document
 
 
+def _save_empty_files(
+    figure: Any, folder: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, dpi: int = 0
+) -> list[Path]:
+    assert type(figure).__name__ == "Figure"
+    paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
+    for path in paths:
+        write_atomic(path, b"")
+    return paths
+
+
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs one command line in this process, in an empty folder, with an empty weights cache."""
+def rendered() -> None:
+    """Commands of `run` write plots with content, which takes most of their time."""
+
+
+@pytest.fixture
+def run(
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Runs one command line in this process, in an empty folder, with an empty weights cache.
+
+    Plots are drawn, but their files are empty without the fixture `rendered`.
+    """
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr("benchmarks.report.style.save_figure", _save_empty_files)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOBILESAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)

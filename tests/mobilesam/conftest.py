@@ -1,15 +1,17 @@
-"""For the tests of checkpoints: an HTTP server that misbehaves on demand, and a count of reads."""
+"""One thread for torch; for checkpoints, an HTTP server that misbehaves on demand."""
 
 import contextlib
 import hashlib
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mobilesam.weights import cache, download
 from mobilesam.weights.cache import CACHE_ENV
@@ -117,6 +119,14 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/{self.file}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

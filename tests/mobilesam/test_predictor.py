@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,14 +66,6 @@ class PlainNetwork:
         )
         chosen = slice(None) if multimask == "both" else slice(1, None) if multimask else slice(1)
         return logits[:, chosen], scores[:, chosen]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

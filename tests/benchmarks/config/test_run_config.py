@@ -124,7 +124,6 @@ def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_colu
 
     few = [e for e in registry._built_in() if e.name in ("box", "grabcut", "sam-vit-b", "dummy")]
     monkeypatch.setattr(registry, "_built_in", lambda: tuple(few))
-    monkeypatch.setattr("benchmarks.report.plots.write_plots", lambda *_: [])  # takes seconds
     done = run("run", "--profile=quick", "--limit=1", "--offline", "--out=out", "--no-report")
     assert done.code == 0, done.err
     log = [line for line in done.err.splitlines() if line]

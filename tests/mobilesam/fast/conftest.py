@@ -1,8 +1,6 @@
-"""One thread, and a small MobileSAM with random weights, for the tests of the fast path."""
+"""A small MobileSAM with random weights, for the tests of the fast path."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,14 +9,6 @@ from small_prompts import CONFIG, GRID
 from torch import Tensor
 
 from mobilesam.model.mobile_sam import build_mobile_sam
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")
