@@ -35,7 +35,7 @@ from baselines.interface import (
 from mobilesam.errors import DataError, UnsupportedError, WeightsError
 from mobilesam.export import runtime
 from mobilesam.export.runtime import Array, Graph, GraphName, Source, Target
-from mobilesam.inputs import check_resized
+from mobilesam.inputs import check_resized, resize_image, resize_points, resized_hw
 from mobilesam.weights.cache import cache_dir, exclusive
 from mobilesam.weights.checkpoint_specs import specs
 
@@ -104,7 +104,7 @@ class ExportedSegmenter(Segmenter):
     def prepare(self, image: UInt8Array) -> Prepared:
         """Resizes the longest side to the input size, normalises, and pads below and right."""
         size = check_image(image)
-        check_resized(size, inner_size(size, self._side))
+        check_resized(size, resized_hw(size, self._side))
         mean, std = self.manifest.pixel_mean, self.manifest.pixel_std
         return Prepared(normalised(image, self._side, mean, std), size)
 
@@ -136,12 +136,13 @@ class ExportedSegmenter(Segmenter):
         none = np.zeros((0, _N_MASKS, side, side), np.float32)[:, candidates]
         logits, scores = [none], [none[..., 0, 0]]
         for batch in prompts.batches(self._batch):
-            points, boxes = np.zeros((len(batch), 0, 2), np.float32), None
+            points: Array = np.zeros((len(batch), 0, 2))
+            boxes = None
             labels = np.zeros((len(batch), 0), np.int64)
             if batch.points is not None and batch.labels is not None:
-                points, labels = _to_input(batch.points, size, self._side), batch.labels
+                points, labels = resize_points(batch.points, size, self._side), batch.labels
             if batch.boxes is not None:
-                corners = _to_input(batch.boxes.reshape(-1, 2, 2), size, self._side)
+                corners = resize_points(batch.boxes.reshape(-1, 2, 2), size, self._side)
                 boxes = corners.reshape(-1, 4)
             points, labels = runtime.box_points(points, labels, boxes)
             inputs: dict[str, Array] = {"embedding": embedding.payload}
@@ -318,13 +319,6 @@ def _code_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
-def inner_size(size_hw: tuple[int, int], side_px: int) -> tuple[int, int]:
-    """Height and width of an image whose longest side is resized to `side_px`."""
-    scale = side_px / max(size_hw)
-    height, width = (int(length * scale + 0.5) for length in size_hw)
-    return height, width
-
-
 def normalised(
     image: UInt8Array, side_px: int, mean: Sequence[float], std: Sequence[float]
 ) -> Float32Array:
@@ -333,24 +327,12 @@ def normalised(
     Mean and deviation of the three channels are in units of 8-bit pixels. Returns (1, 3, S, S)
     float32, equal to the torch adapter's to the last bit.
     """
-    from PIL import Image
-
-    height, width = inner_size(image.shape[:2], side_px)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)
+    pixels = resize_image(image, side_px).astype(np.float32).transpose(2, 0, 1)
     padded = np.zeros((1, 3, side_px, side_px), np.float32)
-    part = padded[0, :, :height, :width]
+    part = padded[0, :, : pixels.shape[1], : pixels.shape[2]]
     np.subtract(pixels, np.array(mean, np.float32)[:, None, None], out=part)
     np.divide(part, np.array(std, np.float32)[:, None, None], out=part)
     return padded
-
-
-def _to_input(points: Float32Array, size_hw: tuple[int, int], side_px: int) -> Float32Array:
-    """Points (..., 2) xy of the image in pixels of the network's input."""
-    height, width = inner_size(size_hw, side_px)
-    scale = np.array([width / size_hw[1], height / size_hw[0]])
-    scaled: Float32Array = (points.astype(np.float64) * scale).astype(np.float32)
-    return scaled
 
 
 def masks_at(
@@ -361,7 +343,7 @@ def masks_at(
     SAM interpolates twice: to the network's input of side S, from which the padding is cut, and to
     the image. Both are separable and linear, so each pair is one sparse matrix.
     """
-    inner = inner_size(size_hw, side_px)
+    inner = resized_hw(size_hw, side_px)
     rows = _twice_interpolated(logits.shape[2], side_px, inner[0], size_hw[0])
     columns = _twice_interpolated(logits.shape[3], side_px, inner[1], size_hw[1])
     masks = np.empty((*logits.shape[:2], *size_hw), np.bool_)

@@ -26,6 +26,7 @@ from mobilesam.everything.generator import AutomaticMaskGenerator
 from mobilesam.fast.decoder import ImageContext
 from mobilesam.fast.inference import FastMobileSam, Precision
 from mobilesam.fast.upsampling import upsample
+from mobilesam.inputs import resized_hw
 from mobilesam.predictor import MobileSam
 from mobilesam.prompts import NetworkPrompts
 
@@ -85,7 +86,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
         """Upsamples to the image's size and thresholds, a strip at a time."""
-        inner = self._resize.get_preprocess_shape(*found.size_hw, self._side)
+        inner = resized_hw(found.size_hw, self._side)
         upsampler = self._predictor.upsampler(found.size_hw, inner, self.device)
         masks = upsample(found.logits, upsampler, float(self.model.mask_threshold))
         return Masks(

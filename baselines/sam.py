@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling import Sam
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from baselines.interface import (
@@ -35,7 +34,14 @@ from baselines.interface import (
     check_image,
 )
 from mobilesam.errors import NOT_FINITE, DataError, UsageError, WeightsError
-from mobilesam.inputs import check_resized, usable_device
+from mobilesam.inputs import (
+    Array,
+    check_resized,
+    resize_image,
+    resize_points,
+    resized_hw,
+    usable_device,
+)
 from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.mobile_sam import (
     build_mobile_sam,
@@ -85,7 +91,6 @@ class SamSegmenter(Segmenter):
         self._input_side = input_side or self._side
         self._batch = DECODE_BATCH
         self._cells = int(model.prompt_encoder.image_embedding_size[0])
-        self._resize = ResizeLongestSide(self._side)
         self.info = ModelInfo(
             name=options.name,
             family=family,
@@ -99,7 +104,7 @@ class SamSegmenter(Segmenter):
     def prepare(self, image: UInt8Array) -> Prepared:
         """Resizes the longest side to the input size, normalises, and pads below and right."""
         size = self._check_image(image)
-        resized = torch.from_numpy(np.array(self._resize.apply_image(image)))
+        resized = torch.from_numpy(resize_image(image, self._side))
         pixels = resized.permute(2, 0, 1)[None].float()
         normal = (pixels - self.model.pixel_mean.cpu()) / self.model.pixel_std.cpu()
         height, width = normal.shape[-2:]
@@ -134,7 +139,7 @@ class SamSegmenter(Segmenter):
     def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
         """In the frame of prompts and masks, which need not be the input of the encoder."""
         height, width = self.model.prompt_encoder.mask_input_size
-        inner = self._resize.get_preprocess_shape(*size_hw, self._side)
+        inner = resized_hw(size_hw, self._side)
         rows, columns = (
             max(1, round(cells * length / self._side))
             for cells, length in zip((height, width), inner, strict=True)
@@ -167,17 +172,18 @@ class SamSegmenter(Segmenter):
             yield logits, logits.flatten(2).sum(2)
         for batch in prompts.batches(self._batch):
             points, boxes = batch.points, batch.boxes
-            if points is not None:
-                points = self._resize.apply_coords(points, embedding.size_hw)
-            if boxes is not None:
-                boxes = self._resize.apply_boxes(boxes, embedding.size_hw)
             network_prompts = NetworkPrompts(
-                self._tensor(points),
+                self._tensor(points if points is None else self._resized(points, embedding)),
                 self._tensor(batch.labels, torch.int32),
-                self._tensor(boxes),
+                self._tensor(boxes if boxes is None else self._resized(boxes, embedding)),
                 self._tensor(batch.mask_inputs),
             )
             yield self.run_decoder(embedding, network_prompts, wanted)
+
+    def _resized(self, xy: Array, embedding: Embedding) -> Array:
+        """Points (N, K, 2) or boxes (N, 4) of the image, in pixels of the frame of prompts."""
+        pairs = xy.reshape(len(xy), -1, 2)
+        return resize_points(pairs, embedding.size_hw, self._side).reshape(xy.shape)
 
     def _tensor(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor | None:
         return None if array is None else torch.tensor(array, dtype=dtype, device=self.device)
@@ -207,9 +213,8 @@ class SamSegmenter(Segmenter):
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
         """Upsamples to the image's size and thresholds."""
-        height, width = found.size_hw
-        inner = self._resize.get_preprocess_shape(height, width, self._side)
-        masks = np.empty((*found.logits.shape[:2], height, width), dtype=np.bool_)
+        inner = resized_hw(found.size_hw, self._side)
+        masks = np.empty((*found.logits.shape[:2], *found.size_hw), dtype=np.bool_)
         for row, logits in enumerate(found.logits):
             full = self.model.postprocess_masks(logits[None], inner, found.size_hw)
             masks[row] = (full[0] > self.model.mask_threshold).cpu().numpy()
@@ -233,8 +238,15 @@ class SamSegmenter(Segmenter):
 
     def _generator(self) -> Any:
         """The model's own generator of all masks, which checks the results of its predictor."""
+        # Imported here, since they import torchvision, in as much time as torch itself.
+        from segment_anything.automatic_mask_generator import SamAutomaticMaskGenerator
+        from segment_anything.predictor import SamPredictor
+
+        class FinitePredictor(FiniteMasks, SamPredictor):  # type: ignore[misc] # has no types
+            """segment-anything's predictor, with checked results in float32."""
+
         generator = SamAutomaticMaskGenerator(self.model, self.points_per_side)
-        generator.predictor = _FinitePredictor(self.model)
+        generator.predictor = FinitePredictor(self.model)
         return generator
 
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
@@ -298,7 +310,7 @@ class SamSegmenter(Segmenter):
 
     def _check_image(self, image: UInt8Array) -> tuple[int, int]:
         size = check_image(image)
-        check_resized(size, self._resize.get_preprocess_shape(*size, self._side))
+        check_resized(size, resized_hw(size, self._side))
         return size
 
 
@@ -315,10 +327,6 @@ class FiniteMasks:
             raise WeightsError(NOT_FINITE)
         masks = masks if masks.dtype == torch.bool else masks.float()
         return masks, scores.float(), logits.float()
-
-
-class _FinitePredictor(FiniteMasks, SamPredictor):  # type: ignore[misc] # has no types
-    """segment-anything's predictor, with checked results in float32."""
 
 
 def _build(

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 
 from baselines import boundary
-from baselines.exported import inner_size
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.registry import build
 from benchmarks.config.model_resolution import ResolvedModel
@@ -37,6 +36,7 @@ from mobilesam.distillation.embedding_store import Entry, StoreWriter, Teacher
 from mobilesam.errors import BenchError, DataError, UnsupportedError, WeightsError
 from mobilesam.fast.allocator import keep_buffers
 from mobilesam.frozen_model import FrozenModel
+from mobilesam.inputs import resized_hw
 from mobilesam.weights.cache import digest_file
 
 STAGE = "embed"
@@ -114,7 +114,7 @@ def encode_image(
         raise DataError(f"{name}: an embedding must be one array, not {sorted(made)}")
     (features,) = made.values()
     size_hw = (int(image.shape[0]), int(image.shape[1]))
-    inner_hw = inner_size(size_hw, model.info.input_size_px)
+    inner_hw = resized_hw(size_hw, model.info.input_size_px)
     storable = embedding_store.to_storable(torch.from_numpy(features), name)
     return Entry(key, name, size_hw, inner_hw), storable
 

@@ -117,9 +117,9 @@ def box_points(points: Array, labels: Array, boxes: Array | None) -> tuple[Array
     """Points and labels of the exported decoder: a box counts two points, no box one of padding.
 
     Args:
-        points: (N, K, 2) float32 xy in pixels of the network's input.
+        points: (N, K, 2) xy in pixels of the network's input.
         labels: (N, K) int64.
-        boxes: (N, 4) float32 xyxy in pixels of the network's input, or None.
+        boxes: (N, 4) xyxy in pixels of the network's input, or None.
 
     Returns:
         (N, P, 2) float32 and (N, P) int64, with P = K + 2 or K + 1.

@@ -23,7 +23,6 @@ from baselines.exported import (
     ExportedSegmenter,
     ensure_exported,
     folder_checkpoint,
-    inner_size,
     masks_at,
     normalised,
 )
@@ -41,6 +40,7 @@ from mobilesam.export import runtime as exported
 from mobilesam.export.quantized import calibrate
 from mobilesam.export.runtime import MANIFEST_NAME, Source, open_graph
 from mobilesam.export.writer import export_model
+from mobilesam.inputs import resized_hw
 from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.weights.cache import CACHE_ENV
@@ -248,7 +248,7 @@ def test_masks_are_upsampled_as_by_torch(size: tuple[int, int], seed: int) -> No
     if max(size) > 64 * min(size):
         return
     logits = np.random.default_rng(seed).normal(scale=5, size=(2, 1, 16, 16)).astype(np.float32)
-    inner = inner_size(size, 64)
+    inner = resized_hw(size, 64)
     whole = F.interpolate(torch.from_numpy(logits), (64, 64), mode="bilinear", align_corners=False)
     part = whole[..., : inner[0], : inner[1]]
     wanted = F.interpolate(part, size, mode="bilinear", align_corners=False).numpy()
