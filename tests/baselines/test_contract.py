@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import small_transformers
 import torch
 import torch.nn.functional as F
+from small_export import tiny_sam
 from torch import nn
 
 from baselines.interface import (
@@ -28,10 +30,12 @@ from baselines.registry import build, entries
 from baselines.sam import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError
 from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.weights.cache import CACHE_ENV
 
 # Half a minute an image is no unit test. The SAMs keep their adapter, prompt encoder and decoder,
 # but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers, and so
-# are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes.
+# are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes, and
+# exported files are of a small MobileSAM.
 SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b", "tinysam")
 SMALL_TRANSFORMERS = {
     "sam2.1-t": "sam2",
@@ -93,6 +97,14 @@ def model_of(name: str) -> Segmenter:
 @cache
 def embedding_of(name: str, shape: str) -> Embedding:
     return model_of(name).encode(model_of(name).prepare(image_of(shape)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_ENV, str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("mobilesam.model.mobile_sam.build_mobile_sam", tiny_sam)
+        yield
 
 
 @pytest.fixture(params=MODELS)

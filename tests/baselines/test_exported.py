@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.modeling import Sam
+from small_export import tiny_sam
 
 from baselines import exported as adapter
 from baselines.exported import (
@@ -41,28 +42,12 @@ from mobilesam.export.quantized import calibrate
 from mobilesam.export.runtime import MANIFEST_NAME, Source, open_graph
 from mobilesam.export.writer import export_model
 from mobilesam.inputs import resized_hw
-from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
-from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD
 from mobilesam.weights.cache import CACHE_ENV
 
-TINY = TinyVitConfig(
-    embed_dims=(8, 16, 16, 16),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 2, 2, 2),
-    window_sizes=(7, 7, 4, 4),
-    neck_channels=32,
-    image_size_px=64,
-    n_classes=None,
-)
 BUILD = {"onnx": adapter.build_onnx, "openvino": adapter.build_openvino}
 SHA256 = "ab" * 32
 SOURCE = Source(kind="file", sha256=SHA256, n_bytes=7)
-
-
-def tiny_sam() -> Sam:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return build_mobile_sam(TINY)
 
 
 @pytest.fixture(scope="module")

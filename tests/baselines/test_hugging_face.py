@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.fast_sam import import_ultralytics
 from baselines.interface import LogitMasks, ModelOptions, Prompts
 from baselines.registry import build, entries
 from benchmarks.latency.parameters import count
@@ -150,6 +151,7 @@ def test_all_parameters_are_used(name: str) -> None:
 
 def test_metas_checkpoint_has_the_same_weights_under_other_names(tmp_path: Path) -> None:
     """ultralytics keeps the names of Meta's checkpoint."""
+    import_ultralytics()  # without its side effects on the tests that follow
     from ultralytics.models.sam.build import _build_sam2
 
     model_class, config, _ = small_transformers.small_sam2()

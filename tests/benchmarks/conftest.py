@@ -13,6 +13,8 @@ import pytest
 from example_records import MODELS, build_record, many_rows
 from git_repo import git
 
+from benchmarks import api
+from benchmarks.api import write_tables_and_plots
 from benchmarks.cli.app import main
 from benchmarks.config import run_config
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -84,24 +86,29 @@ def _save_empty_files(
     return paths
 
 
-@pytest.fixture
-def rendered() -> None:
-    """Commands of `run` write plots with content, which takes most of their time."""
+def _draw_plots(record: RunRecord, folder: Path, *, plots: bool = True) -> list[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.report.style.save_figure", _save_empty_files)
+        return write_tables_and_plots(record, folder, plots=plots)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_plots() -> Iterator[None]:
+    """Commands draw plots, but write empty files: rendering takes most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "write_tables_and_plots", _draw_plots)
+        yield
 
 
 @pytest.fixture
-def run(
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Any:
-    """Runs one command line in this process, in an empty folder, with an empty weights cache.
+def rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands write plots with content."""
+    monkeypatch.setattr(api, "write_tables_and_plots", write_tables_and_plots)
 
-    Plots are drawn, but their files are empty without the fixture `rendered`.
-    """
-    if "rendered" not in request.fixturenames:
-        monkeypatch.setattr("benchmarks.report.style.save_figure", _save_empty_files)
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs one command line in this process, in an empty folder, with an empty weights cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOBILESAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)

@@ -630,7 +630,7 @@ from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.prompts import NetworkPrompts
 
 torch.set_num_threads(1)
-config = TinyVitConfig((8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=256, n_classes=None)
+config = TinyVitConfig((8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=64, n_classes=None)
 model = MobileSam(build_mobile_sam(config))
 rng = np.random.default_rng(0)
 sizes, used = rng.integers(200, 900, (100, 2)), []

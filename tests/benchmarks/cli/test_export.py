@@ -8,24 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from segment_anything.modeling import Sam
+from small_export import TINY, tiny_sam
 
 from mobilesam.errors import UsageError
 from mobilesam.model import mobile_sam as model
-from mobilesam.model.mobile_sam import build_mobile_sam
-from mobilesam.model.tiny_vit import TinyVitConfig
-
-TINY = TinyVitConfig((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), image_size_px=64, n_classes=None)
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A checkpoint of a MobileSAM that exports in seconds."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        tiny: Sam = build_mobile_sam(TINY)
     path = tmp_path / "tiny.pt"
-    torch.save(tiny.state_dict(), path)
+    torch.save(tiny_sam().state_dict(), path)
     load = model.load_mobile_sam
     monkeypatch.setattr(model, "load_mobile_sam", lambda path: load(path, config=TINY))
     return f"mobilesam={path}"

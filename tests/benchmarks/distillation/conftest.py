@@ -68,18 +68,24 @@ def build(options):
 '''
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that, on the path of this or another process, is an installed model `tiny`."""
-    folder = tmp_path / "site"
+    folder = tmp_path_factory.mktemp("site")
     info = folder / "tiny_teacher-1.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir()
     (folder / "tiny_teacher.py").write_text(TEACHER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-teacher\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[mobilesam_bench.models]\ntiny = tiny_teacher:build\n")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "tiny_teacher", raising=False)
     return folder
+
+
+@pytest.fixture
+def package(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the model `tiny`, which is installed in this process."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "tiny_teacher", raising=False)
+    return site
 
 
 @pytest.fixture

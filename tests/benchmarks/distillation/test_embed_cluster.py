@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from test_embed import EMBED, start
 
+from benchmarks.config.run_config import ShardingConfig
+from benchmarks.evaluation import ray_backend
 from mobilesam.distillation.embedding_store import EmbeddingStore
 
 pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
@@ -26,9 +28,21 @@ pytestmark = [
 LOCAL = ("--cluster=local", "--workers=2", "--threads=1")
 
 
-@pytest.fixture(autouse=True)
-def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture(scope="module")
+def cluster(site: Path) -> Iterator[None]:
+    """One cluster for the commands of this process, since its start takes most of the time."""
+    import ray
+
+    shutdown = ray.shutdown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("TINY_KILL", "14")
+        connected = ray_backend._connect(ShardingConfig(cluster="local", workers=2))
+        patch.setattr(ray_backend, "_connect", lambda _: connected)
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield
+        shutdown()
 
 
 def embeddings(folder: Path) -> dict[str, bytes]:
@@ -36,6 +50,7 @@ def embeddings(folder: Path) -> dict[str, bytes]:
     return {entry.key: store.get(entry.key).features.numpy().tobytes() for entry in store.entries}
 
 
+@pytest.mark.usefixtures("cluster")
 def test_cluster_makes_the_same_embeddings_after_a_killed_driver(
     run: Any, pictures: Path, package: Path, tmp_path: Path, encoded: Callable[[], list[str]]
 ) -> None:
@@ -46,26 +61,20 @@ def test_cluster_makes_the_same_embeddings_after_a_killed_driver(
         time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    again = start(tmp_path / "s", pictures, package, *options)
-    outcome, _ = again.communicate()
-    assert again.returncode == 0
-    found = json.loads(outcome)
-    assert (found["n_encoded"], found["failures"]) == (12, [])
+    again = run(*EMBED, f"--images={pictures}", "--json", *options)
+    assert again.code == 0
+    assert (again.json["n_encoded"], again.json["failures"]) == (12, [])
     assert embeddings(tmp_path / "s") == embeddings(tmp_path / "whole")
 
 
-def test_image_that_kills_workers_is_listed(
-    run: Any, pictures: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_image_that_kills_workers_is_listed(run: Any, pictures: Path, tmp_path: Path) -> None:
     (pictures / "a.jpg").write_bytes(b"no picture")
     assert run(*EMBED[:3], "--out=whole", f"--images={pictures}").code == 1
     Image.fromarray(np.full((8, 8, 3), 14, np.uint8)).save(pictures / "p04-killer.png")
-    monkeypatch.setenv("TINY_KILL", "14")
-    driver = start(tmp_path / "s", pictures, package, "--chunk=7", *LOCAL)
-    outcome, _ = driver.communicate()
-    assert driver.returncode == 1
-    found = json.loads(outcome)
-    skipped = {each["culprit"]: each["why"] for each in found["failures"]}
+    done = run(*EMBED, f"--images={pictures}", "--json", "--chunk=7", *LOCAL)
+    assert done.code == 1
+    skipped = {each["culprit"]: each["why"] for each in done.json["failures"]}
     assert sorted(skipped) == ["a.jpg", "p04-killer.png"]
     assert "brings down every worker" in skipped["p04-killer.png"]
     assert embeddings(tmp_path / "s") == embeddings(tmp_path / "whole")

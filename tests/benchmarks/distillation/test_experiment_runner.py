@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -18,13 +16,12 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation import experiment_runner
 from benchmarks.distillation.experiment import DistillationRecord, find_profile
-from benchmarks.distillation.experiment_runner import TrainingTask, run_experiment, train_all
+from benchmarks.distillation.experiment_runner import run_experiment
 from benchmarks.distillation.scenes import ScenesSpec, render_scenes
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
 from mobilesam.distillation import students
 from mobilesam.distillation.students import shape_of
-from mobilesam.errors import TrainingError
 from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.model_files import save_model
 from mobilesam.weights.cache import digest_file
@@ -84,24 +81,3 @@ def test_experiment_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert warning.endswith("workers: 1")
     assert again.students == first.students
     assert again.embed_seconds >= first.embed_seconds > 0
-
-
-class _Deadly:
-    """Ends the process that unpickles it."""
-
-    def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (9,)
-
-
-def test_killed_training_is_reported(tmp_path: Path) -> None:
-    task = TrainingTask(
-        run=cast("Any", _Deadly()),
-        student=STUDENT,
-        teacher=planned_teacher(tmp_path),
-        embeddings=tmp_path,
-        folder=tmp_path,
-        scenes_root=tmp_path,
-        scenes=SCENES,
-    )
-    with pytest.raises(TrainingError, match="a training was killed"):
-        train_all([task, task], 2, Reporter(quiet=True))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.distillation.process_map import map_processes
-from mobilesam.errors import DataError
+from mobilesam.errors import DataError, TrainingError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,6 +53,11 @@ def _double(number: int) -> int:
     return 2 * number
 
 
+def _kill(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
 def test_results_are_in_the_order_of_tasks() -> None:
     done: list[int] = []
     assert map_processes(_double, [3, 1, 2], 2, done.append, _nothing) == [6, 2, 4]
@@ -64,6 +69,11 @@ def test_failure_ends_all_processes() -> None:
     with pytest.raises(DataError, match="the second one"):
         map_processes(_fail, list(range(6)), 2, lambda _: None, _nothing)
     assert time.monotonic() - start < 50
+
+
+def test_killed_process_is_reported() -> None:
+    with pytest.raises(TrainingError, match="a training was killed"):
+        map_processes(_kill, [1, 2], 2, lambda _: None, _nothing)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])

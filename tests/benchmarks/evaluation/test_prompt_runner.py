@@ -219,7 +219,7 @@ def test_cached_embeddings_give_the_same_masks(run: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(SamSegmenter, "encode", counted)
     command = (
         "miou",
-        "--models=mobilesam",
+        "--models=mobilesam-mini",
         "--offline",
         "--limit=1",
         "--protocol=box,center-multi",

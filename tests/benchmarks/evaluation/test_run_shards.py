@@ -418,17 +418,17 @@ def test_the_meter_shows_throughput_and_time_left() -> None:
 def test_a_worker_keeps_no_images(shards: Path, tmp_path: Path) -> None:
     worker = accuracy_task(tmp_path, "baselines.dummy:build_instant", "box", "center").worker()
     parts = list(Sa1bDataset(shards, streaming=True).shards(4))
-    n_rows = run(worker, parts, 3)
+    n_rows = run(worker, parts, 2)
     tracemalloc.start()
     try:
-        run(worker, parts, 4)
+        run(worker, parts, 2)
         before = held_bytes()
-        more = run(worker, parts, 12)
+        more = run(worker, parts, 8)
         grown = held_bytes() - before
     finally:
         tracemalloc.stop()
         worker.close()
-    assert more == 4 * n_rows  # of 132 images
+    assert more == 4 * n_rows  # of 88 images
     # A row takes a kilobyte, a mask three; small blocks come and go.
     assert grown < 200 * more
 

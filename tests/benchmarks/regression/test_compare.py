@@ -160,7 +160,6 @@ def test_the_verdict_counts_what_is_in_the_rows(pairs: list[tuple[Any, Any]]) ->
     assert text.count(".") == 1
 
 
-@pytest.mark.usefixtures("rendered")
 def test_tables_and_plots_are_written(runs: list[Path], run: Any, tmp_path: Path) -> None:
     done = run("compare", *runs, "--out=out")
     assert done.code == 0

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,16 +138,6 @@ _KILLED = """
 """
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the processes that a test starts: sums depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(_KILLED), str(tmp_path / "cut")]
     cut = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATHS}, cwd=ROOT)
