@@ -381,7 +381,7 @@ def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:
 
 
 def _import_file(path: Path, sha256: str) -> ModuleType:
-    """Imports a file as a module of its own, once; modules beside it can be imported by it."""
+    """Imports a file as a module, once; it can import modules of its folder."""
     if hashlib.sha256(_read(path)).hexdigest() != sha256:
         raise UsageError(f"{path} was changed after the run began; start the run again")
     name = f"mobilesam_bench_file_{path.stem}_{sha256[:16]}"

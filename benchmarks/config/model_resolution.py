@@ -48,7 +48,7 @@ class ResolvedModel:
         files: object = None
         if options.checkpoint is not None and options.checkpoint.path.is_dir():
             # A folder of exported files, of which others may have been made of the same weights, or
-            # one of transformers, whose settings are in files beside the weights.
+            # one of transformers, whose settings are in other files of the folder.
             if self.entry.hugging_face:
                 paths = sorted(options.checkpoint.path.glob("*.json"))
                 files = {path.name: digest_file(path).sha256 for path in paths}

@@ -167,7 +167,7 @@ class ScaleArguments:
         ),
     ] = None
     lanes: int | None = None
-    """Threads of a worker that load and score beside the model."""
+    """Threads of a worker that load and score while the model runs."""
     cluster: Annotated[str | None, Parameter(metavar="ADDRESS|local")] = None
     """Run on a Ray cluster, or on one started here."""
     workers: int | None = None

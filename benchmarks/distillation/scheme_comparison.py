@@ -225,7 +225,7 @@ def compute_table(record: DistillationRecord) -> Table:
 
 
 def write_outputs(record: DistillationRecord, folder: Path) -> list[Path]:
-    """Writes tables and plots beside the record; returns their paths."""
+    """Writes tables and plots to the folder of the record; returns their paths."""
     paths = [*schemes_table(record).write(folder), *compute_table(record).write(folder)]
     with style.plot_style():
         paths += style.save_figure(schemes_figure(record), folder, "distillation-schemes")

@@ -258,7 +258,7 @@ def checkpoint_evaluator(
         student = folder / "evaluated.safetensors"
         shape = students.shape_of(state.scheme.student, training_notes(state))
         save_model(student, shape, state.result())
-        # The record is of an earlier step; the teacher's predictions beside it are reused.
+        # The record is of an earlier step; the teacher's predictions in its folder are reused.
         (folder / RECORD_NAME).unlink(missing_ok=True)
         quiet = Reporter(quiet=True)
         record = evaluate_student(student, teacher, models, accuracy, folder, quiet)

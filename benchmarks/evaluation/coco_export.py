@@ -17,7 +17,6 @@ from benchmarks.evaluation.predictions import (
     PREDICTIONS_FOLDER,
     Prediction,
     file_stem,
-    load_file_names,
     load_predictions,
     load_references,
     predictions_path,
@@ -41,9 +40,10 @@ def export_coco(out: Path, models: Collection[str]) -> None:
     A result is the mask that the protocol scores: for `center-oracle` the one with the best IoU
     with the ground truth. Its `annotation_id` is that of the instance whose prompt it answers.
     """
-    _, references = load_references(references_path(out))
+    known = load_references(references_path(out))
+    references = known.instances
     category_ids = _category_ids(references.values())
-    document = _document(references, category_ids, load_file_names(references_path(out)))
+    document = _document(references, category_ids, known.file_names)
     _write(out / PREDICTIONS_FOLDER / INSTANCES_FILE, document)
     for model in models:
         info, predictions = load_predictions(predictions_path(out, model))

@@ -230,6 +230,7 @@ class _DetectorEvaluation:
                 )
 
         def score(_: _BoxedImage, predictions: Sequence[_BoxMasks]) -> list[FoundMask]:
+            """One mask for each box: of several candidates the one with the highest score."""
             found = []
             for part in predictions:
                 best = np.zeros(len(part.boxes), np.int64)

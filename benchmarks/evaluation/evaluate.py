@@ -324,12 +324,10 @@ class ShardEvaluation:
             rows += self.results[name].rows
             if name in self.reference_models:  # scored against others by its stored masks
                 against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
-                _, instances = stored.load_references(stored.references_path(self.folder))
-                predictions = self.reference_models[name].predictions
                 rows += rescore(
                     name,
-                    predictions,
-                    instances,
+                    self.reference_models[name].predictions,
+                    stored.load_references(stored.references_path(self.folder)).instances,
                     against,
                     self.reference_models,
                     boundary=config.boundary,

@@ -175,7 +175,7 @@ class EverythingWorker(ModelWorker):
     """Segments all objects of the images of shards."""
 
     stage = title = EVERYTHING
-    threads_unsharded = 0  # nothing runs beside a call that is timed
+    threads_unsharded = 0  # nothing else runs during a call that is timed
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -234,6 +234,7 @@ class EverythingWorker(ModelWorker):
             yield _SegmentedImage(duration_ms, records)
 
         def score(sample: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
+            """Recall of the masks of an image, without ignored pixels."""
             (predicted,) = predictions
             counted = counted_pixels(sample)
             found = [

@@ -115,6 +115,15 @@ class ImageChoice:
         return dropped
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """Instances of a dataset by image and annotation id, and names of image files by image id."""
+
+    fingerprint: str
+    instances: dict[tuple[int, int], Instance]
+    file_names: dict[int, str]
+
+
 def to_prediction(predicted: QueryMasks, sample: Sample) -> Prediction:
     """Encodes the masks of one instance of a sample."""
     return Prediction(
@@ -220,11 +229,11 @@ def save_references(
     """Stores the instances of a dataset with ids and file names of their images, by id."""
     if path.is_file():
         # Instances of images that this model could not read are kept from other models.
-        known, instances = load_references(path)
-        if known == fingerprint:
+        known = load_references(path)
+        if known.fingerprint == fingerprint:
             found = {(image_id, each.annotation_id): each for image_id, each in rows}
-            rows = [(key[0], each) for key, each in (instances | found).items()]
-            file_names = load_file_names(path) | dict(file_names)
+            rows = [(key[0], each) for key, each in (known.instances | found).items()]
+            file_names = known.file_names | dict(file_names)
     columns: _Columns = {
         "image_id": ("int64", [image_id for image_id, _ in rows]),
         "file_name": ("string", [file_names.get(image_id) for image_id, _ in rows]),
@@ -240,11 +249,12 @@ def save_references(
     _write(path, columns, json.dumps({"fingerprint": fingerprint}).encode())
 
 
-def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
-    """The fingerprint of the dataset, and its instances by image and annotation id."""
+def load_references(path: Path) -> References:
+    """Reads what `save_references` wrote."""
     table = _read(path, "reference masks")
     try:
         fingerprint = json.loads(table.schema.metadata[_METADATA_KEY])["fingerprint"]
+        rows = table.to_pylist()
         instances = {
             (row["image_id"], row["annotation_id"]): Instance(
                 row["annotation_id"],
@@ -252,19 +262,14 @@ def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
                 row["area"],
                 np.array(row["box"], np.float32),
                 {"size": [row["height"], row["width"]], "counts": row["counts"]},
-                category_id=row.get("category_id"),  # older files have none
+                category_id=row.get("category_id"),  # older files have none, nor file names
             )
-            for row in table.to_pylist()
+            for row in rows
         }
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} holds no reference masks of this suite; make it anew") from error
-    return fingerprint, instances
-
-
-def load_file_names(path: Path) -> dict[int, str]:
-    """File names of the images of stored references by id; older files have none."""
-    rows = _read(path, "reference masks").to_pylist()
-    return {row["image_id"]: row["file_name"] for row in rows if row.get("file_name")}
+    named = {row["image_id"]: row["file_name"] for row in rows if row.get("file_name")}
+    return References(fingerprint, instances, named)
 
 
 def save_pictures(path: Path, fingerprint: str, pictures: Mapping[int, StoredPicture]) -> None:

@@ -17,7 +17,6 @@ from benchmarks.evaluation.predictions import (
     REFERENCES_NAME,
     Prediction,
     PredictionsInfo,
-    load_file_names,
     load_predictions,
     load_references,
     prediction_files,
@@ -115,13 +114,12 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         if not found:
             raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
         files += found
-    references = files[0].parent / REFERENCES_NAME
-    fingerprint, instances = load_references(references)
+    references = load_references(files[0].parent / REFERENCES_NAME)
     infos: dict[str, PredictionsInfo] = {}
     predictions: dict[str, list[Prediction]] = {}
     for file in files:
         info, rows = load_predictions(file)
-        if info.fingerprint != fingerprint:
+        if info.fingerprint != references.fingerprint:
             raise DataError(f"{file} was made from other data than {files[0]}; score them apart")
         if info.model in infos:
             raise UsageError(f"{file} holds {info.model} a second time; name each model once")
@@ -133,7 +131,7 @@ def load_stored(paths: Sequence[Path]) -> Stored:
                         "(another --seed?), so they cannot be compared; score them apart"
                     )
         infos[info.model], predictions[info.model] = info, rows
-    return Stored(infos, predictions, instances, load_file_names(references))
+    return Stored(infos, predictions, references.instances, references.file_names)
 
 
 def score_stored(

@@ -260,7 +260,7 @@ Stage = Literal["model", "data", "prompts", "scoring", "writing"]
 class Stopwatch:
     """Charges time of one thread to stages; time in no stage counts only as wall time.
 
-    What other threads do beside that thread costs nothing until it waits for them.
+    Work of other threads is charged only while that thread waits for it.
     """
 
     def __init__(self) -> None:

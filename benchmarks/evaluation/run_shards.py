@@ -101,7 +101,7 @@ def shard_failure(shard: Shard, why: str) -> Failure:
 
 
 class ThroughputMeter:
-    """Measures throughput, estimates the time left, and shows both beside a progress bar."""
+    """Measures throughput, estimates the time left, and shows both next to a progress bar."""
 
     def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
         self._bar = bar
@@ -359,16 +359,12 @@ def run_task(
         summary.warnings.extend(result.warnings)
         return [path], summary
     store = ShardStore(path)
-    names, given_up, n_given_up = _run_missing_shards(task, dataset, sharding, store, reporter)
-    infos = (
-        (info, store.times(shard, info.key))
-        for shard in names
-        if (info := store.info(shard)) is not None
-    )
+    infos, given_up, n_given_up = _run_missing_shards(task, dataset, sharding, store, reporter)
     here = machine_of(task.models) if is_local(sharding) else None
-    summary = ShardSummary.of_dataset(dataset, infos, here)
+    found = ((info, store.times(shard, info.key)) for shard, info in infos.items())
+    summary = ShardSummary.of_dataset(dataset, found, here)
     summary.given_up, summary.n_given_up = given_up, n_given_up
-    return [store.file(shard) for shard in names], summary
+    return [store.file(shard) for shard in infos], summary
 
 
 def _run_missing_shards(
@@ -377,11 +373,11 @@ def _run_missing_shards(
     sharding: ShardingConfig,
     store: ShardStore,
     reporter: Reporter,
-) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
+) -> tuple[dict[str, ShardInfo], tuple[Failure, ...], int]:
     """Runs all shards that are not stored; deletes stored ones that are not part of the run.
 
-    Returns names of the stored shards in order, failures of the others, and the number of images
-    of these.
+    Returns what the stored shards report, by name in order, failures of the others, and the number
+    of images of these.
     """
     out = task.config.out
     # A run that ended with failures is started again to repeat what failed.
@@ -441,12 +437,12 @@ def _run_missing_shards(
     reporter.say(meter.summary())
     for name in set(store.names()) - keys.keys():
         store.remove(name)  # made with another number of images in a shard
-    names = store.finished(keys)
-    lost = keys.keys() - set(names)
+    stored = store.finished(keys)
+    lost = keys.keys() - stored.keys()
     unexplained = lost - {failure.culprit for failure in failures}
     if unexplained:
         raise DataError(
             f"{len(unexplained)} chunks in {store.path} are not those that this run made, first "
             f"{min(unexplained)}: another process changed the folder; choose another --out"
         )
-    return names, tuple(failures), sum(n_images[name] for name in lost)
+    return stored, tuple(failures), sum(n_images[name] for name in lost)

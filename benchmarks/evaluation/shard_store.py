@@ -143,10 +143,10 @@ class ShardStore:
             write_atomic(self._times_file(result.name), times, durable=False)
         write_atomic(self.file(result.name), result.table)
 
-    def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
-        """Names of stored shards that have the given keys, in order."""
+    def finished(self, keys: Mapping[str, str]) -> dict[str, ShardInfo]:
+        """What the stored shards that have the given keys report, by name, in order."""
         infos = ((name, self.info(name)) for name in sorted(keys))
-        return tuple(name for name, info in infos if info is not None and info.key == keys[name])
+        return {name: info for name, info in infos if info is not None and info.key == keys[name]}
 
     def names(self) -> Iterator[str]:
         """Yields the names of all stored shards, in order."""

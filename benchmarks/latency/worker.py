@@ -43,7 +43,7 @@ Answer = dict[str, Any]
 
 
 def _load_timer() -> ModuleType:
-    """Loads `timer.py` beside this file, since `benchmarks` may be of another version."""
+    """Loads `timer.py` of this folder, since `benchmarks` may be of another version."""
     name = "latency_timer"
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("timer.py"))
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - the file exists

@@ -1,8 +1,8 @@
 """Coarse masks as prompts: the reference mask on a grid of 64 cells, as logits, and its box.
 
-The box goes with the mask as in micro_sam: models of SAM's kind are trained with masks beside other
-prompts, and find next to nothing for a mask alone (MobileSAM, 16 objects of two shipped photos:
-mean IoU 0.00 for the mask alone, 0.70 with its box).
+The box goes with the mask as in micro_sam: models of SAM's kind are trained with masks in addition
+to other prompts, and find next to nothing for a mask alone (MobileSAM, 16 objects of two shipped
+photos: mean IoU 0.00 for the mask alone, 0.70 with its box).
 """
 
 from __future__ import annotations

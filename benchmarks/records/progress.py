@@ -168,7 +168,7 @@ class Bar(AbstractContextManager["Bar"]):
             self._reporter.say(f"{self._title}: {self._done}{of}{left}{whole}")
 
     def note(self, text: str) -> None:
-        """Shows what is in progress beside the bar."""
+        """Shows what is in progress next to the bar."""
         if self._live is not None:
             live, task = self._live
             text = f"{self._title} {text}".strip()

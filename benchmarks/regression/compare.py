@@ -145,7 +145,7 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
         return {**found, "why": "; ".join(filter(None, notes)) or None}
 
     def of_memory(a: MemoryRow, b: MemoryRow) -> dict[str, Any]:
-        # The peak of each process, or the one figure of an older record.
+        """Comparison of the peaks of all processes, or of the one figure of older records."""
         before, after = (
             [[float(peak)] for peak in row.peaks_rss_bytes or (row.peak_rss_bytes,)]
             for row in (a, b)

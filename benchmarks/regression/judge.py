@@ -362,7 +362,7 @@ def _figure(rows: Sequence[Judged], judgement: Judgement) -> Any:
 
 
 def write_judgement(judgement: Judgement, sessions: Sequence[Session], folder: Path) -> list[Path]:
-    """Writes `verdict.json`, `summary.md`, `regress.csv` and the plot beside the sessions."""
+    """Writes `verdict.json`, `summary.md`, `regress.csv` and the plot next to the sessions."""
     from benchmarks.report.style import plot_style, save_figure
 
     table = judgement_table(judgement)

@@ -107,6 +107,7 @@ def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
     seen: dict[str, tuple[str, str]] = {}
 
     def check(run: RunRecord, name: str, value: str, why: str) -> None:
+        """Compares a value with that of the first run that has one."""
         other, run_id = seen.setdefault(name, (value, run.id))
         if other != value:
             raise UsageError(

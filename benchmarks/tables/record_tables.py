@@ -69,6 +69,8 @@ def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
     """A count as an integer, in 10⁶ and in 2²⁰: published "M" are either, often unstated."""
 
     def scaled(suffix: str, printed: str, unit: float, rank: int) -> RowColumn:
+        """The count in a unit."""
+
         def value(row: ParamsRow) -> float | None:
             count = getattr(row, name)
             return None if count is None else count / unit

@@ -1,4 +1,4 @@
-"""Tables of accuracy by subgroup, from the tables of instances beside records."""
+"""Tables of accuracy by subgroup, from the tables of instances of records."""
 
 from __future__ import annotations
 

@@ -282,6 +282,7 @@ class Supervised(Grouping):
             raise UsageError("training from scratch needs images with masks; these have none")
 
         def output_loss(asked: prompts.PromptBatch) -> tuple[Loss, Tensor]:
+            """Loss of the student's masks, and their logits without gradient."""
             output = prompts.decode(self.student, embeddings, asked)
             found = losses.mask_loss(output.logits, output.qualities, targets, valid, weights)
             if weights.reading:

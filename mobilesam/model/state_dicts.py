@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 WRAPPERS = ("model", "state_dict")
-"""Keys under which training scripts store a state dict beside their optimiser and epoch."""
+"""Keys under which training scripts store a state dict, next to optimiser and epoch."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all tensor names with DistributedDataParallel, torch.compile and Lightning."""
 SCALE_SUFFIX = ".int8_scale"

@@ -50,7 +50,7 @@ def download(
     """Downloads a file of one of the accepted contents (any if there is none); returns its content.
 
     The file appears under its name, in an existing folder, when it is complete and verified. The
-    transfer uses the folder `.NAME.download` beside it, which is removed afterwards. Hold the lock
+    transfer uses the folder `.NAME.download` next to it, which is removed afterwards. Hold the lock
     of `cache.exclusive` around the call. Proxies are taken from the environment. `progress` shows
     a progress bar if standard error is a terminal.
 

@@ -1,4 +1,4 @@
-"""Datasets whose annotations are files beside the images: located first, read with each image."""
+"""Datasets with annotation files for each image: located first, read with the image."""
 
 from __future__ import annotations
 

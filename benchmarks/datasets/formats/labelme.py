@@ -49,7 +49,7 @@ class _Document(parsing.Row):
 
 
 class LabelMeDataset(FolderDataset):
-    """JSON files of LabelMe beside their images, or with the images in them (`imageData`).
+    """JSON files of LabelMe next to their images, or with the images in them (`imageData`).
 
     The image is the one of the same name, else that of `imagePath`, else `imageData`. Shapes of one
     label and `group_id` are one object, as in LabelMe's own conversion to COCO, which also gives

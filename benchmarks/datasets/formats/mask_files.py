@@ -47,7 +47,7 @@ class MasksDataset(FolderDataset):
 
     Other usual names of the folders are known too (`img`, `gt`, `annotations`, ...), at any depth,
     and the folders may be given. `ignore` is a value of pixels that are neither object nor
-    background. A grey level of 255 beside others means soft edges or undecided pixels, so such a
+    background. A grey level of 255 among others means soft edges or undecided pixels, so such a
     file is refused unless `ignore` leaves one value.
     """
 
@@ -145,7 +145,7 @@ def _image_key(key: str, images: Mapping[str, Path]) -> str | None:
     candidates = [
         key,
         folder,
-        f"{folder}/{PurePosixPath(folder).name}",  # ID/masks/N.png beside ID/images/ID.png
+        f"{folder}/{PurePosixPath(folder).name}",  # ID/masks/N.png of ID/images/ID.png
         *(f"{folder}/{name[:cut]}" if folder else name[:cut] for cut in cuts),
     ]
     return next((each for each in candidates if each in images), None)

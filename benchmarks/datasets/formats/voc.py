@@ -127,8 +127,8 @@ class VocDataset(FolderDataset):
                 yield Entry(name, image, (), f"{what} is missing")
             else:
                 classes = self.root / CLASSES / found.name
-                beside = [each for each in (classes, xml.get(stem)) if each and each.is_file()]
-                yield Entry(name, image, (found, *beside) if self._has_masks else (found,))
+                maps = [each for each in (classes, xml.get(stem)) if each and each.is_file()]
+                yield Entry(name, image, (found, *maps) if self._has_masks else (found,))
 
     def _listed(self) -> set[str]:
         """Names in the given list, else in all lists of segmented images; empty without lists."""

@@ -230,9 +230,9 @@ def test_an_image_that_another_run_lost_keeps_its_reference(run: Any, scenes: An
 
 def test_stored_predictions_cover_all_instances(stored: Path) -> None:
     info, rows = load_predictions(predictions_path(stored, "dummy"))
-    fingerprint, instances = load_references(stored / "predictions" / "references.parquet")
-    assert info.fingerprint == fingerprint
-    assert {(row.image_id, row.annotation_id) for row in rows} == set(instances)
+    references = load_references(stored / "predictions" / "references.parquet")
+    assert info.fingerprint == references.fingerprint
+    assert {(row.image_id, row.annotation_id) for row in rows} == references.instances.keys()
     assert {len(row.rles) for row in rows if row.query.multimask} == {3}
     with pytest.raises(DataError):
         load_references(predictions_path(stored, "dummy"))
@@ -260,7 +260,7 @@ def test_masks_of_some_images_are_not_scored_again(
         assert len(rows) < info.n_prompts
     assert kept["box"] == kept["dummy"]
     assert len(kept["box"]) == 2
-    _, references = load_references(tmp_path / "o" / "predictions" / "references.parquet")
+    references = load_references(tmp_path / "o" / "predictions" / "references.parquet").instances
     assert {image_id for image_id, _ in references} == kept["box"]
     assert not list((tmp_path / "o" / "predictions").glob("coco-*"))
     done = run("miou", f"--rescore={tmp_path / 'o'}")

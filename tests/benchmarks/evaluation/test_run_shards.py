@@ -335,9 +335,9 @@ def test_a_summary_reads_only_shards_of_its_own_run(run: Any, shards: Path) -> N
     store = ShardStore(Path("o") / "instances.parquet")
     names = tuple(store.names())
     keys = {name: found.key for name in names if (found := store.info(name)) is not None}
-    assert store.finished(keys) == names
+    assert tuple(store.finished(keys)) == names
     foreign = {**keys, names[0]: "of another run", "99999-00000": "not here"}
-    assert store.finished(foreign) == names[1:]
+    assert tuple(store.finished(foreign)) == names[1:]
 
 
 def test_a_shard_that_another_process_replaced_is_an_error(
