@@ -346,8 +346,8 @@ def measure(
 ) -> Result:
     """Runs a configuration; all functions above and all measuring commands call this.
 
-    `quiet` prints warnings only; `write_files` writes tables, and with `plots` plots, to the folder
-    of the record. `report` writes `report.html`; if that fails, the record stays, and there is a warning.
+    `quiet` prints warnings only; `write_files` writes tables, and with `plots` plots, next to the
+    record. `report` writes `report.html`; if that fails, the record stays, and there is a warning.
     """
     reporter, problems = Reporter(quiet=quiet), []
     with executed(config, reporter) as record:

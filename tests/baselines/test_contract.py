@@ -34,8 +34,8 @@ from mobilesam.weights.cache import CACHE_ENV
 
 # Half a minute an image is no unit test. The SAMs keep their adapter, prompt encoder and decoder,
 # but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers, and so
-# are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes, and
-# exported files are of a small MobileSAM.
+# are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes, and so
+# is MobileSAM, also exported.
 SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b", "tinysam")
 SMALL_TRANSFORMERS = {
     "sam2.1-t": "sam2",
@@ -100,10 +100,11 @@ def embedding_of(name: str, shape: str) -> Embedding:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def small_mobilesam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_ENV, str(tmp_path_factory.mktemp("cache")))
         patch.setattr("mobilesam.model.mobile_sam.build_mobile_sam", tiny_sam)
+        patch.setattr("baselines.sam.build_mobile_sam", lambda _: tiny_sam())
         yield
 
 
