@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.records.record import RECORD_NAME, Environment, document_of, write_atomic
 from mobilesam.distillation.train_config import PromptConfig, TrainConfig
-from mobilesam.errors import DataError, UsageError, first_problem
+from mobilesam.errors import UsageError
 from mobilesam.frozen_model import FrozenModel
 
 AGREEMENT = "center"
@@ -154,12 +152,4 @@ def save_experiment(record: DistillationRecord, folder: Path) -> None:
 
 def load_experiment(folder: Path) -> DistillationRecord:
     """Reads the record of a folder; `DataError` if it is missing or of another version."""
-    path = folder / RECORD_NAME
-    try:
-        return DistillationRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise DataError(
-            f"{path} is no record of distill compare: {first_problem(error)}"
-        ) from error
+    return DistillationRecord.from_file(folder / RECORD_NAME, "record of distill compare")

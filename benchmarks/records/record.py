@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from baselines.interface import DecodeKind, WeightsKind
-from mobilesam.errors import DataError, first_problem
+from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
 from mobilesam.frozen_model import FrozenModel
 
@@ -506,14 +506,7 @@ def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
 
 def load_record(path: Path) -> RunRecord:
     """Reads a record from its file or folder; a `DataError` if it is not one."""
-    file = path / RECORD_NAME if path.is_dir() else path
-    try:
-        return RunRecord.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read the record {file}: {error.strerror}") from error
-    except ValidationError as error:
-        why = first_problem(error)
-        raise DataError(f"{file} is not a record of this version: {why}") from error
+    return RunRecord.from_file(path / RECORD_NAME if path.is_dir() else path, "record")
 
 
 def schema() -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from benchmarks.records.record import Environment, document_of, write_atomic
 from benchmarks.regression.worktrees import TreeInfo
-from mobilesam.errors import DataError, UsageError, first_problem
+from mobilesam.errors import DataError, UsageError
 from mobilesam.frozen_model import FrozenModel
 
 Side = Literal["base", "again", "head"]
@@ -117,15 +117,8 @@ def load_sessions(folder: Path) -> tuple[Session, ...]:
     files = session_files(folder)
     if not files:
         raise UsageError(f"{folder} holds no session-N.json; make one with regress measure")
-    sessions = []
-    for file in files:
-        try:
-            sessions.append(Session.model_validate_json(file.read_bytes()))
-        except OSError as error:
-            raise DataError(f"cannot read {file}: {error.strerror}") from error
-        except ValidationError as error:
-            raise DataError(f"{file} is not a session: {first_problem(error)}") from error
+    sessions = tuple(Session.from_file(file, "session") for file in files)
     for side in ("base", "head"):
         if len({getattr(session, side).commit for session in sessions}) > 1:
             raise DataError(f"the sessions in {folder} are of different commits ({side})")
-    return tuple(sessions)
+    return sessions

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from benchmarks.records.record import write_atomic
 from benchmarks.tables.columns import build_table, count_column, text_column, value_column
 from benchmarks.tables.formatting import number
 from benchmarks.tables.table import Table
-from mobilesam.errors import DataError, UsageError, first_problem
+from mobilesam.errors import UsageError
 from mobilesam.frozen_model import FrozenModel
 
 FactValue = int | str | tuple[float, ...]
@@ -119,19 +117,11 @@ def merged(before: Sequence[Fact], now: Sequence[Fact], judged: Iterable[str]) -
 
 def load_baseline(path: Path) -> Baseline:
     """Reads a baseline; a `UsageError` if the file is missing, a `DataError` if it is none."""
-    try:
-        return Baseline.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UsageError(
             f"no baseline {path}; write one with --update, or name another with --baseline"
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot read the baseline {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise DataError(
-            f"{path} is not a baseline of this version: {first_problem(error)}; "
-            "replace it with --update"
-        ) from error
+        )
+    return Baseline.from_file(path, "baseline", "; replace it with --update")
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:

@@ -152,19 +152,10 @@ def _require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
 
 def _read_manifest(folder: Path) -> StoreManifest:
     path = folder / MANIFEST_NAME
-    try:
-        return StoreManifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} holds no embedding store; make one with distill embed"
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise DataError(
-            f"{path} is not the manifest of an embedding store of this version "
-            f"({first_problem(error)}); embed the images again into another folder"
-        ) from error
+    if not path.exists():
+        raise DataError(f"{folder} holds no embedding store; make one with distill embed")
+    again = "; embed the images again into another folder"
+    return StoreManifest.from_file(path, "manifest of an embedding store", again)
 
 
 def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
