@@ -23,6 +23,7 @@ from benchmarks.datasets.images import load_image, small_jpeg
 from benchmarks.datasets.masks import Rle, encode_mask
 from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.prompts.protocols import Query
+from benchmarks.records.instances import stored_metadata
 from benchmarks.records.record import WeightsRow, write_atomic
 from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
@@ -185,14 +186,8 @@ def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Predictio
 
 def predictions_key(path: Path) -> str | None:
     """The key stored in a file of predictions; None if the file is missing or damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-        return PredictionsInfo.model_validate_json(metadata[_METADATA_KEY]).key
-    except (OSError, pa.ArrowException, KeyError, ValidationError):
-        return None
+    info = stored_metadata(path, _METADATA_KEY, PredictionsInfo)
+    return None if info is None else info.key
 
 
 def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.evaluation.run_model import Attempts, left_out_text, malformed_annotation_failures
-from benchmarks.records.instances import parquet_file
+from benchmarks.records.instances import parquet_file, stored_metadata
 from benchmarks.records.record import AccuracyTimeRow, Failure, Status, write_atomic
 from mobilesam.frozen_model import FrozenModel
 
@@ -115,17 +115,7 @@ class ShardStore:
 
     def info(self, name: str) -> ShardInfo | None:
         """What a stored shard reports; None if it is missing or damaged."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self.file(name)
-        if not path.is_file():
-            return None
-        try:
-            metadata = pq.read_metadata(path).metadata or {}
-            return ShardInfo.model_validate_json(metadata[_METADATA_KEY])
-        except (OSError, pa.ArrowException, KeyError, ValidationError):
-            return None
+        return stored_metadata(self.file(name), _METADATA_KEY, ShardInfo)
 
     def times(self, name: str, key: str) -> ShardTimes | None:
         """Times of a shard; None if they are not known."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from pydantic import ValidationError
 
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
+
+ModelT = TypeVar("ModelT", bound=FrozenModel)
 
 
 class InstanceRow(FrozenModel):
@@ -63,6 +67,18 @@ def parquet_file(
     table = pa.table(columns).replace_schema_metadata(metadata)
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def stored_metadata(path: Path, key: bytes, kind: type[ModelT]) -> ModelT | None:
+    """A model in the metadata of a Parquet file; None if it or the file is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return kind.model_validate_json(metadata[key])
+    except (OSError, pa.ArrowException, KeyError, ValidationError):
+        return None
 
 
 def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> Any:
