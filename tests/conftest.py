@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from baselines.registry import ENTRY_POINT_GROUP
 from benchmarks.records.environment import default_threads
 
 # Commands use the cores that are free, on which results of tests must not depend.
 os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
+
+# A machine that others use may be slow for a moment.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

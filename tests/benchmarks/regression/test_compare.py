@@ -139,7 +139,7 @@ def test_the_verdict_comes_first_in_one_sentence(runs: list[Path], run: Any) -> 
     assert f"slower in {slower} of {both} times" in first
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(VERDICTS)), max_size=12))
 def test_the_verdict_counts_what_is_in_the_rows(pairs: list[tuple[Any, Any]]) -> None:
     rows = [CompareRow(kind=k, model="m", what=str(i), unit="", verdict=v)

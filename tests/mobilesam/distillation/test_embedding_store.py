@@ -326,7 +326,7 @@ def test_damaged_manifest_is_named(five: Path, teacher: Teacher, pair: Pair, tex
         lambda: verify(five),
         lambda: fill(five, teacher, pair, [9]),
     ):
-        with pytest.raises(DataError, match=r"manifest\.json is not the manifest"):
+        with pytest.raises(DataError, match=r"manifest\.json is not a manifest"):
             use()
 
 
