@@ -35,8 +35,8 @@ from mobilesam.weights.cache import CACHE_ENV
 # Half a minute an image is no unit test. The SAMs keep their adapter, prompt encoder and decoder,
 # but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers, and so
 # are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes;
-# MobileSAM is small, too, also as exported.
-SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b", "tinysam")
+# MobileSAM and TinySAM are small, too, also as exported.
+SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b")
 SMALL_TRANSFORMERS = {
     "sam2.1-t": "sam2",
     "sam3-tracker": "sam3_tracker",

@@ -67,7 +67,7 @@ def number_of_clicks(curve: list[float], threshold: float) -> int:
 
 
 def test_clicks_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(n_images=2, seed=1, size_hw=(120, 160))
+    dataset = SyntheticDataset(n_images=3, seed=1, size_hw=(120, 160))
     result = api.evaluate(
         "sam-mini", dataset, ["noc", "noc-multi"], noc=THRESHOLDS, noc_ceiling=CEILING,
         out=tmp_path, quiet=True, boundary=False,
