@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import segment_anything
 import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, automatic_mask_generator
 
 from baselines.interface import (
     Checkpoint,
@@ -122,7 +122,7 @@ def test_boxes_of_everything_end_behind_the_last_pixel(
             # What segment-anything's mask_to_box gives for these pixels.
             return [{"segmentation": mask, "predicted_iou": 0.9, "bbox": [30, 10, 19, 9]}]
 
-    monkeypatch.setattr("baselines.sam.SamAutomaticMaskGenerator", Generator)
+    monkeypatch.setattr(automatic_mask_generator, "SamAutomaticMaskGenerator", Generator)
     (record,) = model.everything(image)
     assert record.box.tolist() == [30, 10, 50, 20]
     assert record.score == 0.9
@@ -212,7 +212,7 @@ def test_everything_in_bf16_is_close_to_everything_in_float32(
     generator = partial(
         SamAutomaticMaskGenerator, pred_iou_thresh=-100.0, stability_score_thresh=0.0
     )
-    monkeypatch.setattr("baselines.sam.SamAutomaticMaskGenerator", generator)
+    monkeypatch.setattr(automatic_mask_generator, "SamAutomaticMaskGenerator", generator)
     found = []
     for precision in ("fp32", "bf16"):
         options = ModelOptions("mobilesam", precision=precision)

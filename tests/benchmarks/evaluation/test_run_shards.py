@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.evaluation.evaluate import AccuracyWorker
 from benchmarks.evaluation.run_shards import ModelWorker, ThroughputMeter
 from benchmarks.evaluation.shard_store import (
     TIMES_FOLDER,
+    ShardInfo,
     ShardStore,
     ShardSummary,
 )
@@ -344,7 +346,11 @@ def test_a_shard_that_another_process_replaced_is_an_error(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ShardStore.finished
-    monkeypatch.setattr(ShardStore, "finished", lambda self, keys: real(self, keys)[1:])
+
+    def without_first(store: ShardStore, keys: Mapping[str, str]) -> dict[str, ShardInfo]:
+        return dict(list(real(store, keys).items())[1:])
+
+    monkeypatch.setattr(ShardStore, "finished", without_first)
     done = miou(run, shards, "o", "--chunk=3")
     assert done.code == 1
     assert "another process changed the folder" in done.err
