@@ -103,7 +103,7 @@
     chart.view.runAsync();
     page.say({ "+": "Zoomed in", "-": "Zoomed out", 0: "Zoom reset" }[key] ?? "Moved");
   };
-  // One stop of the tab key per chart; arrow keys go through the values and the legend.
+  // One stop of the tab key per chart; arrow keys go through the values along x, then the legend.
   const onKey = (chart, event) => {
     if (event.key === "Escape") hide();
     const key = event.key === "=" ? "+" : event.key;
@@ -117,7 +117,7 @@
     )].filter((each) => each.getBoundingClientRect().width > 0).map((each) => {
       const { x, y } = each.getBoundingClientRect();
       return { each, mark: each.getAttribute("aria-roledescription") === "value", x, y };
-    }).sort((a, b) => a.mark - b.mark || (a.mark ? a.x - b.x : 0)).map(({ each }) => each);
+    }).sort((a, b) => b.mark - a.mark || (a.mark ? a.x - b.x : 0)).map(({ each }) => each);
     const at = stops.indexOf(document.activeElement);
     if ((event.key === "Enter" || event.key === " ") && at >= 0) {
       event.preventDefault();

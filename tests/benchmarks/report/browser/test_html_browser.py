@@ -122,7 +122,7 @@ def test_selection_applies_to_the_whole_page_and_to_the_address(
     page.wait_for_url("**#at=claims&*protocol=center*")
     page.reload()
     assert selector.get_by_label("Prompt").input_value() == "center"
-    assert selector.get_by_label("Prompt").get_attribute("title") == "One click in the middle"
+    assert page.locator("#prompt-note").text_content() == "center: One click in the middle."
     page.wait_for_function("() => scrollY > 300")
     page.evaluate("location.hash = 'protocol=box'")
     title.filter(has_text="Box: ").wait_for()
