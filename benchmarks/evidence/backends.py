@@ -21,7 +21,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from baselines import exported, sam
-from baselines.interface import ModelOptions
 from benchmarks.latency import timer
 from benchmarks.latency.parameters import count_flops
 from mobilesam.errors import UsageError
@@ -265,8 +264,12 @@ def isa_task() -> Callable[[str], Callable[[], str]]:
 
 def encoder_flops() -> int:
     """Floating-point operations of MobileSAM's encoder for one image, counted in our modules."""
-    model = sam.build_mobilesam(ModelOptions("mobilesam", device="meta"))
-    return count_flops(model.probes()["image_encoder"][0])[0]
+    with torch.device("meta"), torch.no_grad():
+        encoder, image = (
+            mobile_sam.build_mobile_sam().image_encoder.eval(),
+            torch.empty(1, 3, 1024, 1024),
+        )
+        return count_flops(lambda: encoder(image))[0]
 
 
 def product_task() -> Callable[[str], Callable[[], float]]:
