@@ -52,6 +52,8 @@ _LANE_PX = 21
 _PHASES = {"encode": None, "decode": 1, "end_to_end": 1}
 """Phases of the chart of latency, and their number of prompts."""
 _MOST_SUBGROUPS, _MOST_FLAT_LABELS = 12, 6
+_MOST_AXIS_TITLE = 40
+"""Characters of an axis title on one line; the unit of a longer one is on a second line."""
 _SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
 """Models selected by clicks on the legend; an empty selection shows all."""
 
@@ -663,7 +665,8 @@ def _axis(
             if len(ticks["values"]) <= 8:
                 break
     scale = alt.Scale(type="log" if log else "linear", domain=list(limits), nice=False)
-    axis = alt.Axis(title=title, format=",~r", labelOverlap="greedy", **ticks)
+    lines = title.replace(" (", "\n(").split("\n") if len(title) > _MOST_AXIS_TITLE else title
+    axis = alt.Axis(title=lines, format=",~r", labelOverlap="greedy", **ticks)
     return channel(field, scale=scale, axis=axis)
 
 

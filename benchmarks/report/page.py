@@ -232,7 +232,7 @@ def render(
     csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
     return environment.get_template("page.html").render(
         record=record,
-        day=frames.day(record),
+        day=max(map(frames.day, merged.runs)),
         n_runs=len(merged.runs),
         machines=_machines(merged),
         version=__version__,

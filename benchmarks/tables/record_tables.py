@@ -58,6 +58,7 @@ from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.weights.checkpoint_specs import specs
 from mobilesam.weights.checkpoints import OWN_LABEL
 
+NOT_MEASURED = "not measured"
 _SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
 _DECODE_KINDS = (
     "Decode kind: decoder runs a network for each prompt, select picks among masks that encode has "
@@ -280,7 +281,7 @@ class _Entry:
         """Status and reason of a figure that has no row of its own."""
         info = self.info
         if info is None or info.status == "ok":
-            return "not measured", None
+            return NOT_MEASURED, None
         return info.status, info.why
 
     @property
@@ -349,7 +350,7 @@ def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
 
     def text(entry: _Entry) -> str:
         size = value(entry)
-        return "not measured" if size is None else f"{size / MIB:,.0f}"
+        return NOT_MEASURED if size is None else f"{size / MIB:,.0f}"
 
     return value_column(header, raw, text=text, unit="MiB", get=(value,))
 
@@ -479,16 +480,19 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     others = [entry.model for entry in entries if entry not in ranked]
     clicks = None if protocol is None else queries.click_steps(protocol.protocol)
     whole = _time_column("End to end", "end_to_end", None, bounds=False)
-    columns = [
-        MODEL,
-        *([] if protocol is None else [_miou_column(protocol)]),
+    costs = [
         whole if clicks is None else _clicks_column(clicks),
         _time_column("Encode", "encode", None, bounds=False),
         _time_column("Decode", "decode", 1, bounds=False),
         _size_column("Params"),
         _memory_column("Memory", "peak_rss_bytes", "peak_rss_bytes"),
     ]
-    notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
+    accuracy = [] if protocol is None else [_miou_column(protocol)]
+    columns = [MODEL, *accuracy, *map(_dash_if_not_measured, costs)]
+    notes = [
+        "Times: medians, decode of one prompt. Params: used. Memory: peak of the process. "
+        "A dash: not measured."
+    ]
     if clicks is not None:
         notes.append(
             f"{clicks.label.capitalize()}: preprocessing and encoding once, decoding and "
@@ -558,6 +562,16 @@ def _dash_if_skipped(column: RowColumn) -> RowColumn:
         if entry.skipped:
             return Cell("-", (*empty, f"skipped: {entry.missing[1]}"))
         return column.cell(entry)
+
+    return RowColumn(column.column, cell)
+
+
+def _dash_if_not_measured(column: RowColumn) -> RowColumn:
+    """The column with a dash for what was not measured."""
+
+    def cell(entry: _Entry) -> Cell:
+        found = column.cell(entry)
+        return replace(found, text="-") if found.text == NOT_MEASURED else found
 
     return RowColumn(column.column, cell)
 
