@@ -93,25 +93,30 @@ GAINS = (
 )
 
 
+PROCESSORS = {
+    "AMX": {"amx_tile"},
+    "AVX-512, AVX-VNNI": {"avx512f", "avx_vnni"},
+    "AVX-512": {"avx512f"},
+    "AVX2": set[str](),
+}
+"""Names of processors and what they have, the first that applies. AMD's with AVX-VNNI have vector
+units of 512 bits, and compute products at twice the rate of those without."""
+
+
 def load_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All results by kind; within a kind, wider vector instructions first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for kind in KINDS:
         paths = sorted(folder.glob(f"{kind}*.json"))
         documents = [each for path in paths if (each := read_document(path, _KIND)) is not None]
-        found[kind] = sorted(documents, key=lambda each: processor(each) == "AVX2")
-    for each in found["inference"]:
-        if each["processes"] < MIN_PROCESSES:
-            # An older document with a bootstrap of few processes, which is no interval.
-            each["rows"] = [row | {"ci95": None} for row in each["rows"]]
+        found[kind] = sorted(documents, key=lambda each: list(PROCESSORS).index(processor(each)))
     return found
 
 
 def processor(found: Document) -> str:
     """The vector instructions that a result used, which determine its speed."""
     features = () if found.get("isa") else found["environment"].get("cpu_features", ())
-    return next((name for key, name in (("amx_tile", "AMX"), ("avx512f", "AVX-512"))
-                 if key in features), "AVX2")  # fmt: skip
+    return next(name for name, needed in PROCESSORS.items() if needed <= {*features})
 
 
 def page(folder: Path, runs: Path) -> str:

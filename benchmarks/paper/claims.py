@@ -87,9 +87,13 @@ def _known_reference(text: str) -> str:
 
 
 class Source(FrozenModel):
-    """Publication of a claim; `version` is that of the paper, or the state of a web page."""
+    """Publication of a claim; `version` is that of the paper, or the state of a web page.
+
+    `published` is false for this project's own counts of published architectures.
+    """
 
     name: str
+    published: bool = True
     arxiv: str | None = None
     version: str | None = None
 

@@ -89,8 +89,8 @@ class ClaimVerdict(FrozenModel):
     a count of parameters, or arithmetic of other published figures. Figures are in `unit`,
     `printed` with the digits of the source. `bound` is set if a part was not measured, `ratio`
     (measured over claimed) for times and ratios of times. `settle` is the command that would give a
-    verdict, `measured_from` names the run and the rows. `paper` is the source without the place;
-    it is not stored.
+    verdict, `measured_from` names the run and the rows. Not stored are `paper`, the source without
+    the place, and `published`, false for counts that this project made.
     """
 
     id: str
@@ -109,6 +109,7 @@ class ClaimVerdict(FrozenModel):
     measured_from: str | None = None
     orientation: Orientation | None = None
     paper: str = Field("", exclude=True)
+    published: bool = Field(default=True, exclude=True)
 
 
 def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
@@ -130,25 +131,36 @@ def tally_by_basis(verdicts: Sequence[ClaimVerdict]) -> dict[Basis, dict[Verdict
 
 
 def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
-    """In a sentence or two: how many claims were tested, with what result, and what others lack.
+    """In a few sentences: how many claims were tested, with what result, and what others lack.
 
     Such as `5 of 70 published figures were tested: 4 reproduced, 1 explained. Of 31 times and
-    accuracies, 2 were tested. The others: 65 need official weights`.
+    accuracies, 2 were tested. The others: 65 need official weights`. Claims that follow from other
+    claims, and counts that this project made, are apart.
     """
-    tested = {name: count for name, count in tally(verdicts).items() if name in TESTED}
-    text = f"{sum(tested.values())} of {len(verdicts)} published figures were tested"
+    published = [each for each in verdicts if each.published and each.basis != "arithmetic"]
+    tested = {name: count for name, count in tally(published).items() if name in TESTED}
+    text = f"{sum(tested.values())} of {len(published)} published figures were tested"
     text += f": {_counts_text(tested)}" if tested else ""
-    measured = [each for each in verdicts if each.basis == "measurement"]
+    measured = [each for each in published if each.basis == "measurement"]
     if measured:
         n = sum(each.verdict in TESTED for each in measured)
         text += f". Of {len(measured)} times and accuracies, {n or 'none'} "
         text += f"{'was' if n < 2 else 'were'} tested"
     lacking = [
         f"{count} {_OBSTACLES[name]}"
-        for name, count in tally(verdicts).items()
+        for name, count in tally(published).items()
         if name in _OBSTACLES
     ]
-    return f"{text}. The others: {'; '.join(lacking)}" if lacking else text
+    if lacking:
+        text += f". The others: {'; '.join(lacking)}"
+    for label, own in (
+        ("figures that follow from others", [v for v in verdicts if v.basis == "arithmetic"]),
+        ("parameter counts made by this project", [v for v in verdicts if not v.published]),
+    ):
+        if own:
+            agreeing = sum(each.verdict == "reproduced" for each in own)
+            text += f". Of {len(own)} {label}, {agreeing} agree"
+    return text
 
 
 def _counts_text(counts: Mapping[Verdict, int]) -> str:
@@ -196,6 +208,7 @@ def _conclude(
         id=claim.id,
         source=claim.source_label,
         paper=claim.paper_label,
+        published=claim.source.published,
         what=claim.what,
         basis=_BASIS_OF.get(claim.measure.kind, "measurement"),
         claimed=float(claim.printed),

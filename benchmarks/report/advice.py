@@ -381,7 +381,8 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     return (
         f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason} "
         f"({data_label(record, protocol)}).{f' {ORACLE}' if _is_oracle(protocol) else ''}",
-        f"mIoU {_accuracies(rows)}. No time of these networks was measured in this setup.",
+        f"mIoU {_accuracies(rows)}. No time of these networks was measured on this machine with "
+        "these settings.",
     )
 
 

@@ -124,7 +124,7 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
     return [
         f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do "
         "different work: their times do not compare.",
-        *_group_notes({hollow: random, "Not timed": missing}),
+        *_group_notes({hollow: random, "Not timed on this machine": missing}),
     ]
 
 
@@ -388,7 +388,10 @@ def history_frames(
             if row is None or mean is None or queries.is_own_reference(row):
                 continue
             spread = None if mean[1] is None else Spread(mean[1], is_range=False)
-            same = {"run": run, "model": model, "machine": "", "where": _accuracy_conditions(row)}
+            where = ", ".join(
+                filter(None, (_accuracy_conditions(row), run.config.get("precision")))
+            )
+            same = {"run": run, "model": model, "machine": "", "where": where}
             key = queries.accuracy_name(protocol.reference), protocol
             found[key].append(same | _time(mean[0], spread))
     return {

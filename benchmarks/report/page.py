@@ -106,8 +106,8 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     """Merges the newest run with all comparable ones, newer ones first.
 
     Runs of `preferred` folders come before all others. Of runs on another machine, or with another
-    number of threads, the accuracies alone are merged; runs with other weights or other prompts
-    appear in the history only.
+    number of threads, the accuracies alone are merged; runs with other weights or other prompts,
+    and runs of accuracy alone in another precision, appear in the history only.
     """
     loaded = [(folder, load_record(folder)) for folder in folders]
     first = {run.id for folder, run in loaded if folder in preferred}
@@ -118,6 +118,9 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     untimed: dict[str, str] = {}
     for folder, run in loaded:
         others, reasons = [other for _, other in kept], list[str]()
+        if other := _other_precision(run, others):
+            apart[run.id] = other
+            continue
         for each in (run, accuracy_only(run)):
             try:
                 merge_records([each, *others], first)
@@ -132,6 +135,18 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     record = merge_records([run for _, run in kept], first)
     runs = tuple(run for _, run in loaded)
     return MergedRuns(record, tuple(f for f, _ in kept), runs, apart, untimed)
+
+
+def _other_precision(run: RunRecord, others: Sequence[RunRecord]) -> str | None:
+    """Why the accuracies of a run without times cannot join others; None if they can.
+
+    The tables have a column of accuracy for each prompt, whatever the precision.
+    """
+    known = [other.config.get("precision") for other in others if other.miou]
+    own = run.config.get("precision")
+    if run.latency or not run.miou or not known or own in (None, *known):
+        return None
+    return f"its accuracies are in {own}, those of this page in {known[0]}: report it apart"
 
 
 def write_report(

@@ -130,7 +130,8 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
         ends = None if ends is None else (-ends[1], -ends[0])
     noun, teacher = queries.accuracy_name(row.reference), reference_model(row.reference)
     bounds = None if ends is None else (100 * ends[0], 100 * ends[1])
-    digits = 1 if value >= LEAST_PRINTED or value == 0 else None
+    tiny = 0 < value < LEAST_PRINTED and row.p_adjusted <= LEVEL
+    digits = None if tiny else 1
     points = f"{interval(100 * value, bounds, digits)} points of {noun}"
     said = f"{first} is better than {second}"
     if row.p_adjusted > LEVEL:

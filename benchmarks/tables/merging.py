@@ -95,7 +95,7 @@ def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
         return warning
     if names := ", ".join(unique(models)):
         return f"{NOISY}run {run.id} (times of {names}): {warning.removeprefix(NOISY)}"
-    return f"run {run.id}, without times: {warning}"
+    return f"run {run.id}, without times of models: {warning}"
 
 
 def _conditions(run: RunRecord) -> list[object]:

@@ -510,7 +510,10 @@ def disturbances(record: RunRecord, setup: Setup | None = None) -> dict[str, str
         ratio = max(map(_variation, row.samples_ms), default=1.0)
         if ratio > MOST_VARIATION and row.n_prompts in (None, 1):
             phase = row.phase.replace("_", " ")
-            own.append(f"{phase} of the same process varies by a factor of {number(ratio)}")
+            own.append(
+                f"{phase} of the same process varies: the 90th percentile of its calls is "
+                f"{number(ratio)} times the 10th"
+            )
         if doubt := doubtful_end_to_end(record, row):
             own.append(doubt)
     return {model: f"{model}: {', '.join(own)}" for model, own in found.items() if own}

@@ -491,7 +491,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     columns = [MODEL, *accuracy, *map(_dash_if_not_measured, costs)]
     notes = [
         "Times: medians, decode of one prompt. Params: used. Memory: peak of the process. "
-        "A dash: not measured."
+        "A dash: not measured on this machine with these settings."
     ]
     if clicks is not None:
         notes.append(

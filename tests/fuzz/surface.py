@@ -145,6 +145,8 @@ EXEMPT = {
     "mobilesam.weights.download.*": "finds and fetches files before a model is built",
     "mobilesam.deferred_package.defer_package": "called while mobilesam is imported, by one thread",
     "mobilesam.files.*": "writes files",
+    "mobilesam.frozen_model.*": "reads files",
+    "mobilesam.fast.kernels.fuses_gelu": "asks the processor, once in a process",
     "mobilesam.weights.ship.*": "a command of its own, which writes a file",
     "mobilesam.errors.*": "words of an error, and a boundary without state",
     "mobilesam.fast.allocator.keep_buffers": "a setting of the process, without a way back",

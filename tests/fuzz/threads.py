@@ -60,6 +60,7 @@ from mobilesam.fast.decoder import FastDecoder
 from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.inference import FastMobileSam, ModuleEncoder, Precision
 from mobilesam.fast.kernels import computes_bf16
+from mobilesam.fast.preview import Levels, rough_masks
 from mobilesam.fast.upsampling import Span, Upsampler, upsample
 from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
@@ -320,7 +321,9 @@ def _fast_mobile_sam(precision: Precision, rng: np.random.Generator) -> list[Job
     unpadded = FastMobileSam(small_sam(), precision, skip_padding=True)
     wide = pixels.clone()
     wide[:, :, SIDE_PX // 2 :] = 0
+    logits, scores = _logits(rng, 2, 3, LOW_PX, LOW_PX), _logits(rng, 2, 3)
     return [
+        partial(rough_masks, logits, scores, (SIDE_PX, SIDE_PX), SIDE_PX, Levels(0.0, 1.0, 0.5)),
         partial(fast.encode, pixels),
         partial(unpadded.encode, wide),
         partial(fast.prepare, embedding),

@@ -134,7 +134,10 @@
       return values.reduce((sum, value) => sum + value, 0) / (values.length || 1);
     };
     const ranked = [...models].sort((a, b) => mean(b) - mean(a));
-    if (!models.includes(state.a)) state.a = best(ranked, state.b);
+    // The first model is the recommended one.
+    const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
+    const known = order.filter((each) => models.includes(each));
+    if (!models.includes(state.a)) state.a = best([...known, ...ranked], state.b);
     if (!models.includes(state.b) || state.a === state.b) {
       // The most accurate one that differs visibly, if there is one.
       state.b = ranked.find((each) => mean(state.a) - mean(each) > equal) ?? best(ranked, state.a);

@@ -303,7 +303,7 @@ def test_the_table_and_the_notes_give_the_results() -> None:
     judgement: Judgement = judge((first, again(first)))
     text = judgement_table(judgement).to_markdown()
     assert "m encode (worse)" in text
-    assert "-1.00" in text
+    assert "−1.00" in text
     said = "\n".join(notes((first, again(first)), judgement))
     assert "Noise floor" in said
     assert "with fewer than 5 sets it may cover less" in said

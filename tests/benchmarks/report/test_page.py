@@ -257,6 +257,22 @@ def test_named_runs_come_before_those_of_a_folder(
     assert [folder.name for folder in preferred.folders] == ["old", "new"]
 
 
+def test_accuracies_in_another_precision_are_in_the_history_only(
+    tmp_path: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    first = make_record(2, id="first", created_utc="2026-02-01T00:00:00Z")
+    config = {**first.config, "precision": "bf16"}
+    half = first.model_copy(update={"id": "half", "config": config, "latency": ()})
+    first = first.model_copy(update={"config": {**first.config, "precision": "fp32"}})
+    half = half.model_copy(update={"created_utc": "2026-01-01T00:00:00Z"})
+    for run in (first, half):
+        save_record(run, tmp_path / run.id)
+    merged = join_runs(find_runs([tmp_path]))
+    assert merged.record.id == "first"
+    assert "bf16" in merged.apart["half"]
+    assert len(merged.runs) == 2
+
+
 def test_report_of_the_committed_runs_agrees_with_the_readme() -> None:
     root = Path(__file__).resolve().parents[3]
     text = (root / "README.md").read_text()

@@ -99,7 +99,8 @@ def test_calls_of_one_process_that_vary_are_named(
     row = next(row for row in record.latency if row.phase == "encode")
     calls = ((100.0,) * 8 + (100 * slowest,) * 2,)
     changed = record.model_copy(update={"latency": (row.model_copy(update={"samples_ms": calls}),)})
-    said = "mobilesam: encode of the same process varies by a factor of 2.00"
+    said = "mobilesam: encode of the same process varies: the 90th percentile of its calls is "
+    said += "2.00 times the 10th"
     assert disturbances(changed) == ({"mobilesam": said} if disturbed else {})
 
 
