@@ -265,10 +265,8 @@ def isa_task() -> Callable[[str], Callable[[], str]]:
 def encoder_flops() -> int:
     """Floating-point operations of MobileSAM's encoder for one image, counted in our modules."""
     with torch.device("meta"), torch.no_grad():
-        encoder, image = (
-            mobile_sam.build_mobile_sam().image_encoder.eval(),
-            torch.empty(1, 3, 1024, 1024),
-        )
+        encoder = mobile_sam.build_mobile_sam().image_encoder.eval()
+        image = torch.empty(1, 3, 1024, 1024)
         return count_flops(lambda: encoder(image))[0]
 
 

@@ -5,7 +5,7 @@ the plain modules. Each backend has a process of its own with the system's alloc
 processes take turns. A turn is a block of calls: the first one, after other processes have had the
 cores and their caches, is reported apart; the median of the next ones is the time of the turn. A
 call of half a second or more is made once a turn, and is both. A ratio is that of the same turn.
-Processor time is printed beside wall time: with `--threads 1` it is valid on a busy machine, too
+Processor time is printed next to wall time: with `--threads 1` it is valid on a busy machine, too
 (with more threads it includes their waiting).
 
 `python -m benchmarks.evidence.speed everything --limit 10 --base-limit 3`: our generators for

@@ -122,7 +122,7 @@ class Candidate(NamedTuple):
 
 
 def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Finding]:
-    """All statements beside those of `answer`, advice first."""
+    """All statements except those of `answer`, advice first."""
     found: list[Finding] = []
 
     def add(kind: Kind, statements: Iterable[Statement], scope: Scope | None = None) -> None:

@@ -72,7 +72,7 @@ SINGLE_CALL = 1.5
 """A time of a single call, which has no spread, is taken as uncertain by this factor."""
 MOST_VARIATION = 1.3
 """Largest ratio of the 90th to the 10th percentile of the calls of one process on an idle machine.
-In the committed runs it is at most 1.21; beside other processes it was 1.4 to 2.3."""
+In the committed runs it is at most 1.21; while other processes ran it was 1.4 to 2.3."""
 MOST_HEADLINES = 3
 """Up to this number, all protocols of one dataset and reference are headlines."""
 
