@@ -37,6 +37,13 @@ REFERENCE = "plain"
 AUTHORS = "authors"
 """The authors' own package, if it is installed."""
 _KEEP = "+keep"
+PREPARED = "-prepared"
+PHASES = rf"encoder|decoder-[1-9][0-9]*({PREPARED})?"
+"""The encoder, or N prompts: the first on an image, or further ones."""
+
+
+def _unchanged(embedding: Tensor) -> Tensor:
+    return embedding
 
 
 class Backend(NamedTuple):
@@ -44,8 +51,11 @@ class Backend(NamedTuple):
 
     # (1, 3, S, S) normalised pixels -> (1, C, S/16, S/16)
     encode: Callable[[Tensor], Tensor]
-    # An embedding and foreground points (N, K, 2) -> logits of the single mask (N, 1, S/4, S/4)
-    decode: Callable[[Tensor, Tensor], Tensor]
+    # An embedding, or `prepare` of it, and foreground points (N, K, 2) -> logits of the single mask
+    # (N, 1, S/4, S/4)
+    decode: Callable[[Any, Tensor], Tensor]
+    # What is computed once for all prompts on an image, of its embedding
+    prepare: Callable[[Tensor], Any] = _unchanged
 
 
 def _plain(model: Any) -> Backend:
@@ -125,10 +135,10 @@ def _int8(model: Sam) -> Backend:
 
 
 def _of_network(fast: FastMobileSam) -> Backend:
-    def decode(image: Tensor, points: Tensor) -> Tensor:
+    def decode(image: Any, points: Tensor) -> Tensor:
         return fast.decode(image, NetworkPrompts(points, torch.ones(points.shape[:2])))[0]
 
-    return Backend(fast.encode, decode)
+    return Backend(fast.encode, decode, fast.prepare)
 
 
 def _exported(
@@ -221,7 +231,7 @@ def build(name: str, model: Sam) -> Backend:
 
 
 def inference_task(backend: str, weights: str | None) -> Callable[[str], Callable[[], Tensor]]:
-    """Task for the timing process: calls of a backend by phase, `encoder` or `decoder-N`.
+    """Task for the timing process: calls of a backend by phase, see `PHASES`.
 
     Inputs have a fixed seed. All backends decode the same embedding: the reference encoder's, or
     noise if there are no `weights` and the model's are random, of seed 0.
@@ -241,12 +251,16 @@ def inference_task(backend: str, weights: str | None) -> Callable[[str], Callabl
         embedding = torch.randn(1, 256, size // 16, size // 16, generator=draw)
         if phase == "encoder":
             return torch.inference_mode()(lambda: built.encode(pixels))
-        n_prompts = int(phase.removeprefix("decoder-"))
+        n_prompts = int(phase.removeprefix("decoder-").removesuffix(PREPARED))
         points = size * torch.rand(n_prompts, 1, 2, generator=draw)
         if weights:
             with torch.inference_mode():
                 embedding = model.image_encoder(pixels)
-        return torch.inference_mode()(lambda: built.decode(embedding, points))
+        image: Any = embedding
+        if phase.endswith(PREPARED):
+            with torch.inference_mode():
+                image = built.prepare(embedding)
+        return torch.inference_mode()(lambda: built.decode(image, points))
 
     return find_call
 

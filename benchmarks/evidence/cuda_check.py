@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -255,6 +256,8 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         raise OutOfTimeError("no time was left")
     timer = Timer(seconds, interrupt)
     timer.daemon = True
+    # A shell starts its background processes with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
         yield
@@ -264,6 +267,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         raise OutOfTimeError("interrupted at the end of the budget") from None
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def run_part(call: Callable[[], Values], left_s: float, device: torch.device) -> Values:

@@ -70,7 +70,14 @@ from benchmarks.datasets.photos import open_photos
 from benchmarks.debugging import one_line_errors
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evidence import cold_start
-from benchmarks.evidence.backends import REFERENCE, default_names, encoder_flops, names
+from benchmarks.evidence.backends import (
+    PHASES,
+    PREPARED,
+    REFERENCE,
+    default_names,
+    encoder_flops,
+    names,
+)
 from benchmarks.evidence.competitor import competitor
 from benchmarks.latency import controller
 from benchmarks.latency.controller import Worker, WorkerError, fresh_processes, run_task
@@ -168,7 +175,7 @@ def time_backends(
 ) -> dict[str, dict[str, Timings]]:
     """Times all backends in turns, in several sets of fresh processes: timings by task and backend.
 
-    Each process has `n_turns` timed turns of each task (`encoder` or `decoder-N`), after one that
+    Each process has `n_turns` timed turns of each task (see `PHASES`), after one that
     is not timed.
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
@@ -709,10 +716,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     inference, everything, evaluation, load, cold = (
         commands.add_parser(name, help=text) for name, (_, text) in MEASURES.items()
     )
-    for each, n_processes in ((inference, 3), (load, 3)):
+    for each, tasks in (
+        (inference, ("encoder", "decoder-1", "decoder-1-prepared", "decoder-64")),
+        (load, ("encoder", "decoder-1", "decoder-64")),
+    ):
         each.add_argument("--weights", type=Path, help="checkpoint; else the published or shipped")
-        each.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
-        each.add_argument("--processes", type=int, default=n_processes)
+        each.add_argument("--tasks", default=",".join(tasks))
+        each.add_argument("--processes", type=int, default=3)
         each.add_argument("--turns", type=int, default=3, help="timed turns a process")
     inference.add_argument("--sides", help=f"backends by commas; of {', '.join(names())}")
     load.add_argument("--nice", type=int, default=0, help="niceness of the busy process")
@@ -762,8 +772,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.command in ("inference", "load"):
         arguments.tasks = arguments.tasks.split(",")
         for task in arguments.tasks:
-            if re.fullmatch(r"encoder|decoder-[1-9][0-9]*", task) is None:
-                parser.error(f"unknown task {task!r}; give encoder, or decoder-N for N prompts")
+            if re.fullmatch(PHASES, task) is None:
+                parser.error(
+                    f"unknown task {task!r}; give encoder, decoder-N for the first N prompts on an "
+                    f"image, or decoder-N{PREPARED} for N others"
+                )
     if arguments.command == "everything":
         if (arguments.images is None) != (arguments.annotations is None):
             parser.error("give both --images and --annotations, or neither for the photos")

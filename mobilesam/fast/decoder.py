@@ -26,21 +26,24 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from mobilesam.errors import UsageError
-from mobilesam.fast import threads
+from mobilesam.fast import decoder_scripts, threads
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.kernels import Dense, add_products, gelu_, products, strips
+from mobilesam.fast.decoder_scripts import Norm
+from mobilesam.fast.kernels import Dense, fuses_gelu, is_for_onednn, strips
+from mobilesam.fast.scripts import compiled
 from mobilesam.inputs import Device
 from mobilesam.prompts import NetworkPrompts
 
-# Prompts at a time on a CPU: few, so that their images stay in the cache. On a GPU, more are
-# faster.
-CPU_PROMPTS = 2
+# Prompts at a time on a CPU: few, as each has an image, but enough for the products of their own
+# tokens. On a GPU, more are faster.
+CPU_PROMPTS = 4
 GPU_PROMPTS = 64
 # Image tokens in a strip on a CPU: at most 2 MB a buffer in float32.
 CPU_TOKENS = 1024
 
 Multimask = bool | Literal["both"]
 _Module = TypeVar("_Module", bound=nn.Module)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class FastDecoder:
             self._final = _TokensToImage(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
             self.upscale = _Upscale(mask_decoder.output_upscaling, like)
+        self._packed = is_for_onednn(like)
         rows = max(1, CPU_TOKENS // width) if self.is_cpu else height
         self._strips = [(width * first, width * last) for first, last in strips(height, rows)]
 
@@ -266,7 +270,10 @@ class FastDecoder:
             def part(index: int) -> tuple[Tensor, Tensor, Tensor]:
                 cell = cells[index]
                 image[index] = pixels = update(cell, image[index])
-                return _part_of_attention(query[cell.rows], pixels, cell)
+                attend = _compiled(decoder_scripts.attention, pixels)
+                weight, encoding = cell.context.log_weight, cell.context.encoding[cell.part]
+                weight = None if weight is None else weight[cell.part]
+                return attend(query[cell.rows], pixels, encoding, weight, self._packed)
 
             found = _joined_attention(spread(part, range(len(cells))), len(query))
             return attention.narrow(found, tokens.shape[1])
@@ -276,7 +283,7 @@ class FastDecoder:
             first, *layers = self._layers
             tokens = first.attend_to_self(prompt, prompt)
             context = cells[0].context
-            seen = first.to_image.shared(tokens + prompt, context.key, context.value)
+            seen = first.to_image.shared(tokens + prompt, context, spread)
             tokens = first.after_image(tokens, seen)
             update = first.from_image.shared(tokens, tokens + prompt)
         else:
@@ -308,18 +315,13 @@ class FastDecoder:
     ) -> None:
         """Writes (n, M, 4 H, 4 W) logits, at least of the prompts with masks to keep."""
         width = self.grid_hw[1]
-        # Pairs of float32 next to each other are moved as one.
-        pairs = out.view(torch.int64)
+        pairs = out.view(torch.complex64)
 
         def part(index: int) -> None:
             rows, strip, _ = cells[index]
-            features = self.upscale(found.image[index])
-            logits = products(found.filters[rows], features).to(out.dtype).view(torch.int64)
-            # Each image token became 2x2 and each of those 2x2 again: row, column, dy, dx, dy, dx.
-            blocks = logits.view(*logits.shape[:2], -1, width, 2, 2, 2)
             target = pairs[rows, :, 4 * strip.start // width : 4 * strip.stop // width]
-            target = target.view(*logits.shape[:2], -1, 2, 2, width, 2)
-            target.copy_(blocks.permute(0, 1, 2, 4, 6, 3, 5))
+            target = target.view(*target.shape[:2], -1, 2, 2, width, 2)
+            self.upscale.write(found.image[index], found.filters[rows], target)
 
         wanted = [keep is None or bool(keep[rows].any()) for rows, _, _ in cells]
         spread(part, [index for index, each in enumerate(wanted) if each])
@@ -386,12 +388,20 @@ class _TokensToImage:
         """Keys and values (rows, heads d) of image tokens (rows, C), without and with encoding."""
         return self.image_key(image_pe), self.image_value(image)
 
-    def shared(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(N, T, C) tokens against the one image of `project` -> (N, T, C)."""
+    def shared(self, tokens: Tensor, context: ImageContext, spread: threads.Spread) -> Tensor:
+        """(N, T, C) tokens against the one image of a context -> (N, T, C)."""
         count, length, _ = tokens.shape
         query = _heads_first(F.linear(tokens.flatten(0, 1), *self.query), self.heads)
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return F.linear(mixed[0].transpose(0, 1).reshape(count, length, -1), *self.out)
+
+        def part(heads: tuple[int, int]) -> Tensor:
+            mine, key, value = (
+                each[:, slice(*heads)] for each in (query, context.key, context.value)
+            )
+            return F.scaled_dot_product_attention(mine, key, value, scale=1.0)
+
+        at_once = (self.heads + 1) // 2 if query.device.type == "cpu" else self.heads
+        mixed = torch.cat(spread(part, list(strips(self.heads, at_once))), 1)[0]
+        return F.linear(mixed.transpose(0, 1).reshape(count, length, -1), *self.out)
 
     def wide_query(self, tokens: Tensor) -> Tensor:
         """Queries in the space of the image: (N, T, C) -> (N, heads T, C)."""
@@ -421,7 +431,8 @@ class _ImageToTokens:
         # The weights of a head sum to one, so a share of the bias with each head is the bias.
         self.out_bias = (source.out_proj.bias.detach() / heads).to(like)
         self.image_query = Dense(query, source.q_proj.bias, like)
-        self.norm = (*_affine(norm, like), norm.eps)
+        self.norm: Norm = (*_affine(norm, like), norm.eps)
+        self._packed = is_for_onednn(like)
 
     def shared(self, tokens: Tensor, tokens_pe: Tensor) -> _Update:
         """For prompts (N, T, C) and images that are still those of the contexts."""
@@ -431,10 +442,9 @@ class _ImageToTokens:
 
         def update(cell: Cell, pixels: Tensor) -> Tensor:
             rows, part, context = cell
-            mine = key[:, rows]
-            scores = torch.bmm(mine.flatten(1, 2), context.query[:, :, part])
-            by_prompt = scores.view(*mine.shape[:3], -1).transpose(0, 1)
-            return self._updated(pixels, by_prompt, value[rows])
+            given = context.query[:, :, part], key[:, rows], value[rows]
+            updated = _compiled(decoder_scripts.updated_shared, pixels)
+            return updated(pixels, *given, self.norm, self._packed)
 
         return update
 
@@ -447,9 +457,9 @@ class _ImageToTokens:
 
         def update(cell: Cell, pixels: Tensor) -> Tensor:
             rows, part, context = cell
-            scores = products(wide[rows], pixels + context.encoding[part]).add_(shift[rows])
-            by_head = scores.view(len(scores), self.heads, -1, scores.shape[2])
-            return self._updated(pixels, by_head, value[rows])
+            given = context.encoding[part], wide[rows], shift[rows], value[rows]
+            updated = _compiled(decoder_scripts.updated_each, pixels)
+            return updated(pixels, *given, self.heads, self.norm, self._packed)
 
         return update
 
@@ -457,24 +467,6 @@ class _ImageToTokens:
         """Values in the space of the image: (N, T, C) -> (N, C, heads T), a view."""
         value = _heads_first(F.linear(tokens.flatten(0, 1), *self.value), self.heads)[0]
         return _prompts_first(torch.bmm(value, self.out) + self.out_bias, len(tokens)).mT
-
-    def _updated(self, pixels: Tensor, scores: Tensor, value: Tensor) -> Tensor:
-        """Tokens (1 or n, rows, C), scores (n, heads, T, rows), values of n prompts -> tokens."""
-        # Heads and tokens come before pixels, so that the softmax runs over long rows at once.
-        weights = scores.softmax(2).flatten(1, 2).mT
-        found = add_products(pixels, weights, value)
-        return F.layer_norm(found, found.shape[-1:], *self.norm)
-
-
-def _part_of_attention(query: Tensor, pixels: Tensor, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention to some image tokens: largest score, sum of weights, weighted sum of tokens."""
-    context, part = cell.context, cell.part
-    scores = products(query, pixels + context.encoding[part])
-    if context.log_weight is not None:
-        scores += context.log_weight[part]
-    top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    return top, weights.sum(-1, keepdim=True), products(weights, pixels.mT)
 
 
 def _joined_attention(parts: Sequence[tuple[Tensor, ...]], count: int) -> Tensor:
@@ -496,15 +488,26 @@ class _Upscale:
             Dense(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2), conv.bias.repeat(4), like)
             for conv in (first, second)
         )
-        self.norm = (*_affine(norm, like), norm.eps)
+        self.norm: Norm = (*_affine(norm, like), norm.eps)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """(n, rows, C) -> (n, rows * 16, C / 8), ordered by token, then by the two 2x2 splits."""
-        wide = self.first(image.flatten(0, 1))
-        channels = self.norm[0].shape[0]
-        fine = gelu_(F.layer_norm(wide.view(-1, channels), (channels,), *self.norm))
-        finer = self.second(fine, gelu=True)
-        return finer.view(image.shape[0], 16 * image.shape[1], -1)
+    def __call__(self, image: Tensor, filters: Tensor) -> Tensor:
+        """Logits of image tokens (n, rows, C); see `decoder_scripts.mask_logits`."""
+        return _compiled(decoder_scripts.mask_logits, image)(image, filters, *self._weights(image))
+
+    def write(self, image: Tensor, filters: Tensor, out: Tensor) -> None:
+        """Writes them in the order of the mask; see `decoder_scripts.write_masks`."""
+        write = _compiled(decoder_scripts.write_masks, image)
+        write(image, filters, out, *self._weights(image))
+
+    def _weights(self, image: Tensor) -> tuple[Any, ...]:
+        rows = image.shape[0] * image.shape[1]
+        weights = self.first.prepared(rows), self.norm, self.second.prepared(4 * rows)
+        return *weights, self.first.packed, fuses_gelu()
+
+
+def _compiled(function: _Function, like: Tensor) -> _Function:
+    """The function as it runs without Python's lock, on a CPU."""
+    return compiled(function) if like.device.type == "cpu" else function
 
 
 def _affine(layer: Any, like: Tensor) -> tuple[Tensor, Tensor]:

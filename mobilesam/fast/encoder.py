@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -114,13 +115,7 @@ class _Layer:
 
     def __call__(self, x: Tensor, out: Tensor, spread: Spread) -> None:
         """Computes the output, on all threads."""
-
-        def run(part: Part) -> None:
-            # Profiling every new shape of a part, to compile anew, takes longer than it gains.
-            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                self.run(x, out, part)
-
-        spread(run, list(self.parts(x.shape)))
+        spread(partial(self.run, x, out), list(self.parts(x.shape)))
 
 
 def _dense(pair: ConvNorm, like: Tensor) -> Dense:

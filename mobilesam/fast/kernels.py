@@ -83,7 +83,7 @@ def fuses_gelu() -> bool:
     return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
-def _is_for_onednn(like: Tensor) -> bool:
+def is_for_onednn(like: Tensor) -> bool:
     """Whether oneDNN's products are available, and faster than torch's default."""
     known = like.device.type == "cpu" and (
         like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
@@ -98,7 +98,7 @@ class Dense:
         self.weight = weight.detach().to(like, copy=True).contiguous()
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self._packed: dict[int, Tensor] = {}
-        self.packed = _is_for_onednn(like)
+        self.packed = is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
@@ -127,23 +127,6 @@ class Dense:
         return packed, self.bias
 
 
-def products(x: Tensor, y: Tensor) -> Tensor:
-    """Products x y^T of (n, a, K) and (n, b, K): (n, a, b)."""
-    if len(x) == len(y) == 1 and _is_for_onednn(x):
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x[0], y[0], None, "none", [], "")
-        return found[None]
-    return torch.bmm(x, y.mT)
-
-
-def add_products(base: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Sums base + x y^T of (1 or n, a, b), (n, a, K) and (n, b, K)."""
-    if len(x) == len(y) == 1 and _is_for_onednn(x):
-        fused = torch.ops.mkldnn._linear_pointwise.binary
-        found: Tensor = fused(x[0], base[0], y[0], None, "add")
-        return found[None]
-    return torch.baddbmm(base, x, y.mT)
-
-
 class Conv:
     """A 3x3 convolution with padding 1, of (H, W, C); the weight is (C_out, C_in/groups, 3, 3)."""
 
@@ -153,7 +136,7 @@ class Conv:
         self.bias = bias.detach().to(like, copy=True)
         self.stride = stride
         self._packed: dict[Shape, Tensor] = {}
-        self.packed = _is_for_onednn(like)
+        self.packed = is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as in `Dense`."""

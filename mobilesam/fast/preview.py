@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mobilesam.fast import threads
 from mobilesam.fast.decoder import Cell, FastDecoder, ImageContext
-from mobilesam.fast.kernels import products, strips
+from mobilesam.fast.kernels import strips
 from mobilesam.inputs import Size
 from mobilesam.prompts import NetworkPrompts
 
@@ -116,7 +116,7 @@ class RoughDecoder:
                 found = decoder.transform(prompts, sparse[mine], None, range(1, 4), spread)
                 scores[mine] = found.scores
                 looked_at = [
-                    (mine[rows], window, products(found.filters[rows], decoder.upscale(image)))
+                    (mine[rows], window, decoder.upscale(image, found.filters[rows]))
                     for (rows, window), image in zip(runs, found.image, strict=True)
                     if (found.scores[rows] > levels.least_score).any()
                 ]

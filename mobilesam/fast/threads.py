@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -56,8 +57,15 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result
     return run(lambda each: each(work, items))
 
 
+@contextmanager
+def _inference() -> Iterator[None]:
+    # Code of TorchScript is not profiled: compiling every new shape takes longer than it gains.
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
+
+
 def _begin(work: Callable[[Spread], Result]) -> Result:
-    with torch.inference_mode():
+    with _inference():
         return work(getattr(_LOCAL, "spread", serial))
 
 
@@ -100,7 +108,7 @@ def _spread(
                 return
             found[index] = work(item)
 
-    helpers = [pool.submit(torch.inference_mode()(take)) for _ in range(min(count, len(items)) - 1)]
+    helpers = [pool.submit(_inference()(take)) for _ in range(min(count, len(items)) - 1)]
     try:
         take()
     finally:

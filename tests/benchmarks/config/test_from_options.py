@@ -41,7 +41,7 @@ MODELS = ModelArguments(models="box, dummy", threads=1)
 def test_the_fast_path_alone_takes_all_cores(
     monkeypatch: pytest.MonkeyPatch, models: str, use_busy: bool
 ) -> None:
-    """It is faster beside a busy process with all of them: results/speedups/load.json."""
+    """It is faster under load with all of them: results/speedups/load.json."""
     seen = []
     found = ThreadChoice(1, "")
     monkeypatch.setattr(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ def test_the_shipped_model_agrees_and_a_failing_variant_leaves_the_others(
     assert document["environment"]["cpu"]
 
 
-def test_a_part_is_interrupted_at_the_end_of_the_budget() -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_part_is_interrupted_at_the_end_of_the_budget(
+    handler: Any, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, handler)  # ignored in the background of a shell
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def forever() -> dict[str, Any]:
         while True:
             time.sleep(0.01)
@@ -53,6 +60,7 @@ def test_a_part_is_interrupted_at_the_end_of_the_budget() -> None:
     assert found["status"] == "failed"
     assert "end of the budget" in found["why"]
     assert found["seconds"] < 5
+    assert signal.getsignal(signal.SIGINT) is handler
     assert "no time was left" in run_part(forever, -1.0, CPU)["why"]
 
 

@@ -88,8 +88,8 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
     assert "| encoder, float32 |  | 3.5 x | `MobileSam.from_pretrained()` |" in text
     assert "| encoder, bfloat16, AVX-512 | at least 6 x | 6 x | reached |" in text
     assert "| encoder, float32, AVX2 | at least 2.8 x | 3.5 x | reached |" in text
-    assert "| decoder, 1 prompt, AVX2 | at least 3 x | 2 x | missed |" in text
-    assert "- **decoder, 1 prompt, AVX2.** A call with one prompt computes" in text
+    assert "| decoder, first prompt on an image, AVX2 | at least 3 x | 2 x | missed |" in text
+    assert "- **decoder, first prompt on an image, AVX2.** A call with one prompt computes" in text
     assert "First call" not in text  # of older documents
     assert "| ours | 1.50 x (3.00) | 2.00 x (2.00) |  |" in text
     assert "3.00 [2.90, 3.10]" in text
@@ -194,8 +194,8 @@ def test_slowdowns_and_cold_starts_are_compared_with_the_others(tmp_path: Path) 
     document = {"rows": rows, "turns": 5, "environment": ENVIRONMENT}
     (tmp_path / "cold-start.json").write_text(json.dumps(document))
     text = page(tmp_path, tmp_path)
-    beside = "1024 px, slowdown beside a busy process, AVX2 | at most 1.4 x | 1.8 x | missed"
-    assert beside in text
+    loaded = "1024 px, slowdown under load, AVX2 | at most 1.4 x | 1.8 x | missed"
+    assert loaded in text
     assert (
         "| cold start, share of the authors' time, AVX2 | at most 60% | 40.0% | reached |" in text
     )

@@ -5,19 +5,20 @@ import inspect
 import pytest
 import torch
 
-from mobilesam.fast import scripts
+from mobilesam.fast import decoder_scripts, scripts
 from mobilesam.fast.scripts import compiled
 
 FUNCTIONS = [
     function
-    for name, function in inspect.getmembers(scripts, inspect.isfunction)
-    if function.__module__ == scripts.__name__
+    for module in (scripts, decoder_scripts)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__
 ]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: str(each.__name__))
 def test_torchscript_compiles_it(function: object) -> None:
-    """Otherwise the encoder would work, and wait for the interpreter's lock."""
+    """Otherwise the network would work, and wait for the interpreter's lock."""
     assert compiled(function) is not function  # type: ignore[type-var]
 
 
