@@ -107,7 +107,8 @@ class Result:
 
         Args:
             kind: Which plot.
-            times: Result of `time_model` for the same models, if this one has no times.
+            times: Result of `time_model` for the same models in the same precision, if this one
+                has no times.
 
         Returns:
             A matplotlib figure, which Jupyter displays.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -102,8 +103,13 @@ class Stored:
         return sorted(found & self.instances.keys())
 
 
-def load_stored(paths: Sequence[Path]) -> Stored:
-    """Reads predictions from files, their folders or folders of runs, and the reference masks."""
+def load_stored(
+    paths: Sequence[Path], names: Mapping[Path, Mapping[str, str]] = MappingProxyType({})
+) -> Stored:
+    """Reads predictions from files, their folders or folders of runs, and the reference masks.
+
+    `names` are new names of models by the folder of a run, see `RunRecord.names`.
+    """
     files: list[Path] = []
     for path in paths:
         is_run = (path / RECORD_NAME).is_file() or (path / PREDICTIONS_FOLDER).is_dir()
@@ -121,8 +127,9 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         info, rows = load_predictions(file)
         if info.fingerprint != references.fingerprint:
             raise DataError(f"{file} was made from other data than {files[0]}; score them apart")
-        if info.model in infos:
-            raise UsageError(f"{file} holds {info.model} a second time; name each model once")
+        model = names.get(file.parent.parent, {}).get(info.model, info.model)
+        if model in infos:
+            raise UsageError(f"{file} holds {model} a second time; name each model once")
         for other in infos.values():
             for rule in info.manifests.keys() & other.manifests.keys():
                 if info.manifests[rule] != other.manifests[rule]:
@@ -130,7 +137,7 @@ def load_stored(paths: Sequence[Path]) -> Stored:
                         f"{info.model} and {other.model} answered different {rule} prompts "
                         "(another --seed?), so they cannot be compared; score them apart"
                     )
-        infos[info.model], predictions[info.model] = info, rows
+        infos[model], predictions[model] = info, rows
     return Stored(infos, predictions, references.instances, references.file_names)
 
 

@@ -7,9 +7,10 @@ the tables.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -66,14 +67,16 @@ def subgroup_rows(
     tables: Iterable[Path | IO[bytes]],
     dataset: str,
     tasks: Collection[tuple[str, str]],
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[SubgroupRow, ...]:
     """Rows of the given pairs of protocol and reference, of each dimension that the tables have.
 
-    Bins are in their order, categories by descending number of instances.
+    Bins are in their order, categories by descending number of instances. `names`: see
+    `RunRecord.names`.
     """
     sums: defaultdict[_Key, ImageSums] = defaultdict(lambda: ImageSums(1))
     for table in tables:
-        frame = read_instances(table, _COLUMNS)
+        frame = read_instances(table, _COLUMNS).replace(names)
         # Counted over all protocols, some of which have no prompt for some instances.
         frame["n_objects"] = frame.groupby("image_id")["annotation_id"].transform("nunique")
         for (protocol, reference, model), rows in frame.groupby(
@@ -82,10 +85,10 @@ def subgroup_rows(
             if (protocol, reference) not in tasks:
                 continue
             images, ious = rows["image_id"].to_numpy(), rows["iou"].to_numpy(np.float64)
-            for dimension, names in _groups(rows):
-                for name in names.unique():
+            for dimension, groups in _groups(rows):
+                for name in groups.unique():
                     if name:
-                        chosen = (names == name).to_numpy()
+                        chosen = (groups == name).to_numpy()
                         key = str(protocol), str(reference), dimension, str(name), str(model)
                         sums[key].add(images[chosen], ious[chosen])
     found = []

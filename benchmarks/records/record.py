@@ -402,6 +402,12 @@ class RunRecord(FrozenModel):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     instances: str | None = Field(default=None, description="Parquet file beside the record")
+    names: dict[str, str] = Field(
+        default={},
+        exclude=True,
+        description="new names of models and references, which contain the precision, by those in "
+        "the files beside the record; in runs to be merged only",
+    )
     duration_s: float
     complete: bool = Field(default=True, description="False if the run was interrupted")
 

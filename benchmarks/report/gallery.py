@@ -190,6 +190,7 @@ def build_gallery(
     images: Path | None = None,
     each: int | None = None,
     failures_first: bool = False,
+    names: Mapping[Path, Mapping[str, str]] = MappingProxyType({}),
 ) -> Gallery:
     """Loads stored masks and images, and chooses the cases.
 
@@ -201,6 +202,7 @@ def build_gallery(
         each: Number of worst, median and best prompts per model and protocol; None shows as many
             as fit.
         failures_first: Whether cases with a failure come first.
+        names: `RunRecord.names` by folder.
     """
     import pandas as pd
 
@@ -209,11 +211,11 @@ def build_gallery(
         return Gallery(why=f"No run on this page has stored its masks. {HOW}")
     notes: list[str] = []
     try:
-        stored = load_stored(folders)
+        stored = load_stored(folders, names)
     except BenchError as error:
         # Runs over different data cannot be shown side by side; the newest can be shown alone.
         try:
-            stored = load_stored(folders[:1])
+            stored = load_stored(folders[:1], names)
         except BenchError as newest:
             return Gallery(why=f"The stored masks cannot be shown: {newest}. {HOW}")
         notes.append(f"Masks of {folders[0].name} alone are shown: {error}.")
@@ -228,12 +230,13 @@ def build_gallery(
         source = ImageSource(packaged or images, scenes, stored.file_names, pictures)
         if not source:
             return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
-        frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
+        tables = {folder: read_instances(folder / INSTANCES_NAME) for folder in folders}
+        frame = pd.concat([table.replace(names.get(path, {})) for path, table in tables.items()])
         usable = (frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))
         frame = frame[usable].drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
-        names = unique(n for n in (*DEFAULT_PROTOCOLS, *stored.protocols) if n in stored.protocols)
+        rules = unique(n for n in (*DEFAULT_PROTOCOLS, *stored.protocols) if n in stored.protocols)
         with_masks = frame.set_index(["image_id", "annotation_id"]).index.isin(stored.keys)
-        cases = choose_cases(frame[with_masks], names, each)
+        cases = choose_cases(frame[with_masks], rules, each)
         if not cases:
             raise DataError("no stored prediction was scored against the ground truth")
         sizes = {image_id: rle.rle["size"] for (image_id, _), rle in stored.instances.items()}
@@ -248,7 +251,7 @@ def build_gallery(
             raise DataError(
                 f"none of {len(missing)} images can be shown, the first because {missing[0]}"
             )
-        protocols = tuple(name for name in names if any(case.protocol == name for case in cases))
+        protocols = tuple(name for name in rules if any(case.protocol == name for case in cases))
         models = tuple(model for model in page_models if model in stored.infos)
         manifests = _load_manifests(folders, protocols)
         cases = [case for case in cases if case.image_id in found]

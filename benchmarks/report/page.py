@@ -37,7 +37,7 @@ from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number, slug
-from benchmarks.tables.merging import accuracy_only, merge_records
+from benchmarks.tables.merging import accuracy_only, by_precision, merge_records
 from benchmarks.tables.record_queries import (
     Protocol,
     by_reference,
@@ -74,12 +74,12 @@ _FILES = (
 class MergedRuns(NamedTuple):
     """All `runs` of a page, and the newest merged with all comparable ones as `record`.
 
-    `folders` are those of the merged runs, newest first; `apart` is the reason by id for every run
-    that could not be merged, `untimed` for those merged without their times.
+    `kept` are the merged runs and their folders, newest first; `apart` is the reason by id for
+    every run that could not be merged, `untimed` for those merged without their times.
     """
 
     record: RunRecord
-    folders: tuple[Path, ...]
+    kept: tuple[tuple[Path, RunRecord], ...]
     runs: tuple[RunRecord, ...]
     apart: dict[str, str]
     untimed: dict[str, str]
@@ -106,10 +106,11 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     """Merges the newest run with all comparable ones, newer ones first.
 
     Runs of `preferred` folders come before all others. Of runs on another machine, or with another
-    number of threads, the accuracies alone are merged; runs with other weights or other prompts,
-    and runs of accuracy alone in another precision, appear in the history only.
+    number of threads, the accuracies alone are merged; runs with other weights or other prompts
+    appear in the history only.
     """
-    loaded = [(folder, load_record(folder)) for folder in folders]
+    records = by_precision([load_record(folder) for folder in folders])
+    loaded = list(zip(folders, records, strict=True))
     first = {run.id for folder, run in loaded if folder in preferred}
     loaded.sort(key=lambda pair: (pair[1].id in first, pair[1].created_utc, pair[1].id))
     loaded.reverse()
@@ -118,9 +119,6 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     untimed: dict[str, str] = {}
     for folder, run in loaded:
         others, reasons = [other for _, other in kept], list[str]()
-        if other := _other_precision(run, others):
-            apart[run.id] = other
-            continue
         for each in (run, accuracy_only(run)):
             try:
                 merge_records([each, *others], first)
@@ -134,19 +132,7 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
             apart[run.id] = reasons[-1]
     record = merge_records([run for _, run in kept], first)
     runs = tuple(run for _, run in loaded)
-    return MergedRuns(record, tuple(f for f, _ in kept), runs, apart, untimed)
-
-
-def _other_precision(run: RunRecord, others: Sequence[RunRecord]) -> str | None:
-    """Why the accuracies of a run without times cannot join others; None if they can.
-
-    The tables have a column of accuracy for each prompt, whatever the precision.
-    """
-    known = [other.config.get("precision") for other in others if other.miou]
-    own = run.config.get("precision")
-    if run.latency or not run.miou or not known or own in (None, *known):
-        return None
-    return f"its accuracies are in {own}, those of this page in {known[0]}: report it apart"
+    return MergedRuns(record, tuple(kept), runs, apart, untimed)
 
 
 def write_report(
@@ -171,12 +157,13 @@ def write_report(
     named = {path.parent if path.name == RECORD_NAME else path for path in paths}
     merged = join_runs(folders, named)
     models = model_names(merged.record)
+    names = {folder: run.names for folder, run in merged.kept}
     gallery = build_gallery(
-        merged.folders, models, images=images, each=cases, failures_first=failures_first
+        list(names), models, images=images, each=cases, failures_first=failures_first, names=names
     )
     verdicts = judge(merged.record, load_claims())
-    rows, problems = find_subgroups(merged.folders)
-    instances = read_runs(merged.folders, [load_record(folder) for folder in merged.folders])
+    rows, problems = find_subgroups(merged.kept)
+    instances = read_runs(merged.kept)
     record = with_all_comparisons(merged.record, instances)
     record = record.model_copy(update={"warnings": (*record.warnings, *problems)})
     merged = merged._replace(record=record)
@@ -185,13 +172,15 @@ def write_report(
     return merged
 
 
-def find_subgroups(folders: Sequence[Path]) -> tuple[list[SubgroupRow], list[str]]:
-    """Subgroups of runs, those of the newest that measured the same; lines about lost tables."""
+def find_subgroups(
+    runs: Iterable[tuple[Path, RunRecord]],
+) -> tuple[list[SubgroupRow], list[str]]:
+    """Subgroups of runs, those of the first that measured the same; lines about lost tables."""
     found: dict[tuple[str, Protocol, str], list[SubgroupRow]] = {}
     problems = []
-    for folder in folders:
+    for folder, run in runs:
         try:
-            rows = record_subgroups(load_record(folder), folder)
+            rows = record_subgroups(run, folder)
         except DataError as error:
             problems.append(f"subgroups left out: {error}")
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,21 @@ _OBJECT = ["image_id", "annotation_id"]
 PageData = dict[str, Any]
 
 
-def read_runs(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Any:
-    """Instances of runs as one data frame with a column `dataset`; of equal rows the first.
+def read_runs(runs: Iterable[tuple[Path, RunRecord]]) -> Any:
+    """Instances of runs in folders, as one frame with a column `dataset`; of equal rows the first.
 
     Only rows of protocols that are listed, and of models whose accuracy counts. None without any.
     """
     import pandas as pd
 
     found = []
-    for folder, run in zip(folders, runs, strict=True):
+    for folder, run in runs:
         path = None if run.instances is None else folder / run.instances
         if path is None or not path.exists():
             continue
         ranked = [(row.model, protocol_of(row)) for row in run.miou if queries.is_ranked(row)]
         listed = queries.listed(queries.unique(protocol for _, protocol in ranked))
-        frame = read_instances(path, _COLUMNS)
+        frame = read_instances(path, _COLUMNS).replace(run.names)
         for dataset in queries.unique(protocol.dataset for protocol in listed):
             keys = frame[["model", "protocol", "reference"]].drop_duplicates().itertuples()
             kept = {

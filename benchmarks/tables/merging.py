@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
+from baselines.registry import split_size
 from benchmarks.evaluation.comparison import corrected
+from benchmarks.prompts.protocols import TEACHER_PREFIX, reference_model
 from benchmarks.records.environment import NOISY
 from benchmarks.records.record import RunRecord
-from benchmarks.tables.record_queries import grouped, protocol_of, setup_of, unique, weights_label
+from benchmarks.tables.record_queries import (
+    grouped,
+    model_names,
+    protocol_of,
+    setup_of,
+    unique,
+    weights_label,
+)
 from mobilesam.errors import UsageError
 
 _KEYS: dict[str, Callable[[Any], Hashable]] = {
@@ -29,17 +38,20 @@ _TIMES = ("latency", "batches")
 """Lists of rows that name their run."""
 _CONDITIONS = ("cpu", "cpu_features", "gpu", "threads", "allocator")
 """Parts of an environment that determine times."""
+_NAMES = ("model", "model_a", "model_b", "reference", "culprit")
+"""Fields of rows that name a model or the model of a reference."""
 
 
 def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ()) -> RunRecord:
     """Joins runs of one machine, in any order, so that a single report can be made of them.
 
     If two runs measured the same, the row of the newer one is used, those of the ids in `preferred`
-    before all others, with a warning in the merged record. Rows
-    of different devices or precisions may share a column, also with a warning, since accuracy
-    hardly depends on them. Times depend on them, and are kept apart or refused. Times of accuracy
-    from another machine than that of the merged record are left out, with a warning. The p-values
-    of comparisons are corrected again, over all of the same dataset and reference.
+    before all others, with a warning in the merged record. Models in different precisions are kept
+    apart by name (`by_precision`). Accuracies on different devices may share a column, also with a
+    warning, since they hardly depend on it. Times depend on it, and are kept apart or refused.
+    Times of accuracy from another machine than that of the merged record are left out, with a
+    warning. The p-values of comparisons are corrected again, over all of the same dataset and
+    reference.
 
     Raises:
         UsageError: No record; times that are not comparable; or one model, teacher or protocol with
@@ -47,7 +59,8 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     """
     if not records:
         raise UsageError("no record given; name at least one record.json")
-    runs = sorted(records, key=lambda run: (run.id in preferred, run.created_utc, run.id))
+    runs = by_precision(records)
+    runs.sort(key=lambda run: (run.id in preferred, run.created_utc, run.id))
     if len(runs) == 1:
         return runs[0]
     # Runs without times (a rescoring, for example) may come from any machine.
@@ -58,7 +71,13 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     home = newest if same_machine else newest_timed
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
-    warnings = [*_mixed_setups(runs)]
+    config = dict(newest.config)
+    if any(run.names for run in runs):
+        config.pop("precision", None)
+    scored = [run for run in runs if run.miou or run.detector]
+    devices = grouped((str(run.config.get("device", "cpu")), run.id) for run in scored)
+    where = "; ".join(f"{device}: {', '.join(ids)}" for device, ids in devices.items())
+    warnings = [f"accuracies on different devices ({where})"] if len(devices) > 1 else []
     kept = [run if _conditions(run) == _conditions(home) else _without_times(run) for run in runs]
     warnings += [
         f"run {run.id}: times of accuracy left out: they are of another machine, allocator or "
@@ -84,9 +103,40 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
             "failures": tuple(failure for run in runs for failure in run.failures),
             "warnings": unique((*own, *warnings)),
             "instances": None,
+            "config": config,
             "duration_s": sum(run.duration_s for run in runs),
         }
     )
+
+
+def by_precision(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs with the precision in the names of models where it differs: `mobilesam (bf16)`.
+
+    Models in fp32 and those without networks keep their names; `RunRecord.names` has the others.
+    """
+    found = {str(run.config.get("precision", "fp32")) for run in runs}
+    return [_with_precision(run) if len(found) > 1 else run for run in runs]
+
+
+def _with_precision(run: RunRecord) -> RunRecord:
+    """A run with its precision in the names of models, unless it is fp32 or there already."""
+    precision = run.config.get("precision", "fp32")
+    if precision == "fp32" or run.names:
+        return run
+    plain = {row.model for row in run.models if row.weights.kind == "none"}
+    teachers = filter(None, (reference_model(row.reference) for row in run.miou))
+    names: dict[str, str] = {}
+    for model in {*model_names(run), *teachers} - plain:
+        base, size = split_size(model)
+        name = f"{base} ({precision}){'' if size is None else f'@{size}'}"
+        names |= {model: name, f"{TEACHER_PREFIX}{model}": f"{TEACHER_PREFIX}{name}"}
+
+    def renamed(row: Any) -> Any:
+        old = {field: getattr(row, field, None) for field in _NAMES}
+        return row.model_copy(update={f: names[name] for f, name in old.items() if name in names})
+
+    rows = {name: tuple(map(renamed, getattr(run, name))) for name in (*_KEYS, "failures")}
+    return run.model_copy(update={**rows, "names": names})
 
 
 def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
@@ -125,8 +175,9 @@ def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
         for row in run.models:
             text = f"{weights_label(row.weights)} ({row.weights.sha256 or 'no hash'})"
             check(run, f"weights of {row.model}", text, "these are different models")
-        if run.everything and (setup := _configured_setup(run)):
-            check(run, "setup of times of whole images", setup, incomparable)
+        if run.everything and "device" in run.config:
+            device = str(run.config["device"])
+            check(run, "device of times of whole images", device, incomparable)
         for accuracy in run.miou:
             if accuracy.manifest_sha256 is not None:
                 name = f"prompt manifest of {protocol_of(accuracy).label}"
@@ -172,26 +223,3 @@ def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> t
         if name != "models":
             warnings += [f"{who}: rows of run {each} replaced by run {last}" for each in old]
     return tuple(next(reversed(by_run.values())) for by_run in found.values())
-
-
-def _configured_setup(run: RunRecord) -> str | None:
-    """Requested device and precision of a run, as printed; None if it has none."""
-    named = [run.config.get(name) for name in ("device", "precision")]
-    return ", ".join(str(each) for each in named) if all(named) else None
-
-
-def _mixed_setups(runs: Sequence[RunRecord]) -> Iterable[str]:
-    """A warning for each column of accuracy or memory that holds rows of several setups."""
-    found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        if setup := _configured_setup(run):
-            columns = [protocol_of(row).label for row in run.miou if row.miou is not None]
-            columns += [f"AP of {row.detections}" for row in run.detector if row.ap is not None]
-            columns += [f"memory on {row.device}" for row in run.memory]
-            for column in columns:
-                found.setdefault(column, {})[setup] = None
-    return [
-        f"{column}: rows of different devices or precisions ({' / '.join(setups)})"
-        for column, setups in found.items()
-        if len(setups) > 1
-    ]

@@ -54,7 +54,7 @@ def record_subgroups(record: RunRecord, folder: Path) -> tuple[SubgroupRow, ...]
     rows: list[SubgroupRow] = []
     for dataset in queries.unique(protocol.dataset for protocol in shown):
         tasks = {(each.protocol, each.reference) for each in shown if each.dataset == dataset}
-        rows += subgroup_rows(tables, dataset, tasks)
+        rows += subgroup_rows(tables, dataset, tasks, record.names)
     return tuple(row for row in rows if (row.model, subgroup_protocol(row)) in valid)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from baselines import sam
 from benchmarks.cli.app import main
@@ -21,14 +19,7 @@ from benchmarks.records.record import load_record
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "runs" / "cpu-2core-quick"
 PROTOCOLS = "box,box-multi,center,center-oracle,random-2,clicks-2"
 IMAGE_IDS = (802, 22892)
-
-
-@pytest.fixture(autouse=True)
-def restored_threads() -> Iterator[None]:
-    """Restores the number of threads of torch."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("set_threads")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from mobilesam.weights import cache, download
 from mobilesam.weights.cache import CACHE_ENV
@@ -122,11 +121,8 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(set_threads: Callable[[int], None]) -> None:
+    set_threads(1)
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ import pytest
 from benchmarks.datasets.photos import attribution
 from benchmarks.evaluation.predictions import load_predictions, save_predictions
 from benchmarks.records.instances import read_instances
-from benchmarks.records.record import RunRecord, load_record, save_record
+from benchmarks.records.record import RunRecord, WeightsRow, load_record, save_record
 from benchmarks.report.gallery import Gallery, build_gallery
 from benchmarks.report.page import (
     MergedRuns,
     _folded_text,
     find_runs,
+    find_subgroups,
     join_runs,
     render,
     write_report,
@@ -254,23 +255,33 @@ def test_named_runs_come_before_those_of_a_folder(
     assert {row.miou for row in join_runs(folders).record.miou if row.miou} == {0.5}
     preferred = join_runs(folders, {tmp_path / "old"})
     assert 0.5 not in {row.miou for row in preferred.record.miou}
-    assert [folder.name for folder in preferred.folders] == ["old", "new"]
+    assert [folder.name for folder, _ in preferred.kept] == ["old", "new"]
 
 
-def test_accuracies_in_another_precision_are_in_the_history_only(
-    tmp_path: Path, make_record: Callable[..., RunRecord]
+def test_models_in_another_precision_have_their_own_name_in_all_parts(
+    masks_run: Path, tmp_path: Path
 ) -> None:
-    first = make_record(2, id="first", created_utc="2026-02-01T00:00:00Z")
-    config = {**first.config, "precision": "bf16"}
-    half = first.model_copy(update={"id": "half", "config": config, "latency": ()})
-    first = first.model_copy(update={"config": {**first.config, "precision": "fp32"}})
-    half = half.model_copy(update={"created_utc": "2026-01-01T00:00:00Z"})
-    for run in (first, half):
-        save_record(run, tmp_path / run.id)
-    merged = join_runs(find_runs([tmp_path]))
-    assert merged.record.id == "first"
-    assert "bf16" in merged.apart["half"]
-    assert len(merged.runs) == 2
+    record = load_record(masks_run)
+    for name in ("fp32", "bf16"):
+        shutil.copytree(masks_run, tmp_path / name)
+        weights = WeightsRow(kind="file", sha256=name)
+        models = tuple(
+            row.model_copy(update={"weights": weights}) if row.model == "dummy" else row
+            for row in record.models
+        )
+        update = {"id": name, "models": models, "config": {**record.config, "precision": name}}
+        save_record(record.model_copy(update=update), tmp_path / name)
+    # The gallery takes masks of each model once.
+    (tmp_path / "bf16" / "predictions" / "box.parquet").unlink()
+    merged = write_report([tmp_path], tmp_path / "r.html")
+    assert not merged.apart
+    assert {row.model for row in merged.record.miou} == {"box", "dummy", "dummy (bf16)"}
+    pairs = {(row.model_a, row.model_b) for row in merged.record.comparisons}
+    assert len(pairs) == 3
+    groups, _ = find_subgroups(merged.kept)
+    assert {row.model for row in groups} == {"box", "dummy", "dummy (bf16)"}
+    text = (tmp_path / "r.html").read_text()
+    assert '"models": ["box", "dummy (bf16)", "dummy"]' in text  # of the gallery
 
 
 def test_report_of_the_committed_runs_agrees_with_the_readme() -> None:

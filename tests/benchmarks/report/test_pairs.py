@@ -14,7 +14,7 @@ from benchmarks.tables.accuracy_tables import leaderboard_tables
 
 def test_objects_and_pairs_of_a_run(masks_run: Path) -> None:
     record = load_record(masks_run)
-    data = pairs.page_data(record, pairs.read_runs([masks_run], [record]))
+    data = pairs.page_data(record, pairs.read_runs([(masks_run, record)]))
     (name, dataset), *others = data["datasets"].items()
     assert not others
     frame = read_instances(masks_run / "instances.parquet")
@@ -37,7 +37,7 @@ def test_objects_and_pairs_of_a_run(masks_run: Path) -> None:
 
 def test_higher_objects_are_counted_before_rounding(masks_run: Path) -> None:
     record = load_record(masks_run)
-    frame = pairs.read_runs([masks_run], [record])
+    frame = pairs.read_runs([(masks_run, record)])
     frame["iou"] = frame["model"].map({"box": 0.7144, "dummy": 0.704})
     data = pairs.page_data(record, frame)
     ((*_, figures, _),) = next(iter(data["pairs"].values()))
@@ -49,7 +49,7 @@ def test_higher_objects_are_counted_before_rounding(masks_run: Path) -> None:
 
 def test_models_of_different_runs_are_compared_as_those_of_one(masks_run: Path) -> None:
     record = load_record(masks_run)
-    frame = pairs.read_runs([masks_run], [record])
+    frame = pairs.read_runs([(masks_run, record)])
     assert pairs.with_all_comparisons(record, frame) == record
     apart = pairs.with_all_comparisons(record.model_copy(update={"comparisons": ()}), frame)
     assert pairs.page_data(apart, frame) == pairs.page_data(record, frame)
@@ -61,7 +61,7 @@ def test_models_of_different_runs_are_compared_as_those_of_one(masks_run: Path) 
 
 def test_agreement_is_not_called_better(masks_run: Path) -> None:
     record = load_record(masks_run)
-    frame = pairs.read_runs([masks_run], [record]).assign(reference="teacher:net")
+    frame = pairs.read_runs([(masks_run, record)]).assign(reference="teacher:net")
     changes = {"reference": "teacher:net", "p_adjusted": 0.0}
     rows = [row.model_copy(update=changes) for row in record.comparisons]
     record = record.model_copy(update={"comparisons": tuple(rows)})
@@ -73,11 +73,11 @@ def test_agreement_is_not_called_better(masks_run: Path) -> None:
 def test_many_objects_are_a_sample(masks_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "MOST_OBJECTS", 3)
     record = load_record(masks_run)
-    (dataset,) = pairs.page_data(record, pairs.read_runs([masks_run], [record]))[
+    (dataset,) = pairs.page_data(record, pairs.read_runs([(masks_run, record)]))[
         "datasets"
     ].values()
     assert len(dataset["image"]) == len(dataset["ious"]["box"]["box"]) == 3
-    ((*_, sample),) = pairs.page_data(record, pairs.read_runs([masks_run], [record]))["pairs"][
+    ((*_, sample),) = pairs.page_data(record, pairs.read_runs([(masks_run, record)]))["pairs"][
         f"{record.miou[0].dataset}|box"
     ]
     assert "a random sample of 3 of" in sample
@@ -85,5 +85,5 @@ def test_many_objects_are_a_sample(masks_run: Path, monkeypatch: pytest.MonkeyPa
 
 def test_run_without_instances_has_nothing_to_compare(tmp_path: Path, masks_run: Path) -> None:
     record = load_record(masks_run)
-    assert pairs.read_runs([tmp_path], [record]) is None
+    assert pairs.read_runs([(tmp_path, record)]) is None
     assert pairs.page_data(record, None) == {"datasets": {}, "pairs": {}}

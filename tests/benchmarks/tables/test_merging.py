@@ -17,7 +17,7 @@ from benchmarks.records.record import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.tables.merging import accuracy_only, merge_records
+from benchmarks.tables.merging import accuracy_only, by_precision, merge_records
 from mobilesam.errors import UsageError
 
 
@@ -98,20 +98,53 @@ def test_merge_refuses_masks_of_two_weights_of_one_teacher(
         merge_records([first, other])
 
 
-def test_merge_warns_of_other_devices_and_precisions(make_record: Callable[..., RunRecord]) -> None:
+def test_merge_warns_of_accuracies_on_different_devices(
+    make_record: Callable[..., RunRecord],
+) -> None:
     cpu = make_record(1, id="cpu", config={"device": "cpu", "precision": "fp32"})
-    gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "bf16"})
-    merged = merge_records([cpu, gpu])
-    told = [text for text in merged.warnings if "different devices or precisions" in text]
-    assert any(text.startswith("box vs ground-truth") for text in told)
-    assert any(text.startswith("memory on cpu") for text in told)
-    assert all("cpu, fp32 / cuda, bf16" in text for text in told)
+    gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "fp32"})
+    told = "accuracies on different devices (cpu: cpu; cuda: gpu)"
+    assert told in merge_records([cpu, gpu]).warnings
     alone = merge_records([cpu, make_record(1, id="two", config=cpu.config)])
-    assert not [text for text in alone.warnings if "precisions" in text]
+    assert not [text for text in alone.warnings if "devices" in text]
     row = EverythingRow(model="m", dataset="d", weights=WeightsRow(kind="none"), median_ms=1.0)
     runs = [each.model_copy(update={"everything": (row,)}) for each in (cpu, gpu)]
-    with pytest.raises(UsageError, match=r"whole images: cpu, fp32 in .*cuda, bf16 in"):
+    with pytest.raises(UsageError, match=r"whole images: cpu in .*cuda in"):
         merge_records(runs)
+
+
+def test_models_in_another_precision_are_kept_apart_by_name(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    made = make_record(3)
+    plain, *others = (row.model for row in made.models)
+    without = made.models[0].model_copy(update={"weights": WeightsRow(kind="none")})
+    teacher = f"teacher:{others[0]}"
+    own = [row.model_copy(update={"reference": teacher}) for row in made.miou]
+    sized = made.miou[0].model_copy(update={"model": "m@512"})
+    rows = {"models": (without, *made.models[1:]), "miou": (*made.miou, *own, sized)}
+
+    def run(precision: str) -> RunRecord:
+        return make_record(3, id=precision, config={"precision": precision}, **rows)
+
+    one, half = run("fp32"), run("bf16")
+    merged = merge_records([one, half])
+    renamed = [f"{model} (bf16)" for model in others]
+    assert {row.model for row in merged.miou} == {*others, *renamed, plain, "m@512", "m (bf16)@512"}
+    of_teacher = {(row.model, row.reference) for row in merged.miou if row.reference == teacher}
+    assert of_teacher == {(model, teacher) for model in others} | {(plain, teacher)}
+    for name in ("models", "params", "latency", "memory"):
+        found = {row.model for row in getattr(merged, name)}
+        known = {row.model for row in getattr(one, name)}
+        assert found == known | {f"{model} (bf16)" for model in known - {plain}}
+    assert not any(each in text for each in others for text in merged.warnings)
+    assert merged.config == {}
+    # Names are not changed twice, and not where all runs are in one precision.
+    again = merge_records(by_precision([one, half]))
+    assert again.miou == merged.miou
+    same = merge_records([half, half.model_copy(update={"id": "other"})])
+    assert {row.model for row in same.miou} == {*others, plain, "m@512"}
+    assert same.config == half.config
 
 
 def test_load_before_a_run_without_times_is_no_caution_about_times(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.records.instances import read_instances
+from benchmarks.records.record import load_record
 from benchmarks.report.page import find_subgroups
 from benchmarks.tables.subgroup_tables import record_subgroups, subgroup_tables
 from mobilesam.errors import DataError
@@ -42,7 +43,7 @@ def test_a_run_writes_its_subgroups_and_the_report_shows_them(run: Any, scenes: 
 
     # A damaged table is a warning of the page.
     Path("o/instances.parquet").write_bytes(b"damaged")
-    rows, (problem,) = find_subgroups([Path("o")])
+    rows, (problem,) = find_subgroups([(Path("o"), load_record(Path("o")))])
     assert rows == []
     assert problem.startswith("subgroups left out: cannot read instances from o/instances")
 

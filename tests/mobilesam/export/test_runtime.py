@@ -96,12 +96,8 @@ def test_file_that_is_no_graph(folder: Path, tmp_path: Path) -> None:
 
 
 def test_current_threads(monkeypatch) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(before + 1)
-        assert exported.current_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(2)
+    assert exported.current_threads() == 2
     monkeypatch.delitem(exported.sys.modules, "torch")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert exported.current_threads() == 3

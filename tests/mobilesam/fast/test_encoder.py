@@ -19,14 +19,6 @@ TINY = TinyVitConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights with which every parameter and every statistic of a batch norm matters."""
     generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,11 +12,8 @@ from mobilesam.fast import threads
 
 
 @pytest.fixture(autouse=True)
-def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+def _three_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
 
 
 def test_results_are_in_order_and_operations_single_threaded() -> None:
