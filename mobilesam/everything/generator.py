@@ -15,11 +15,16 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from segment_anything.modeling import Sam
 
 from mobilesam.errors import UsageError
-from mobilesam.everything.mask_runs import MaskRuns, cut_by_crop, measure, without_small_regions
+from mobilesam.everything.mask_runs import (
+    MaskRuns,
+    cut_by_crop,
+    measure,
+    suppressed,
+    without_small_regions,
+)
 from mobilesam.everything.point_grid import (
     Box,
     Crop,
@@ -305,11 +310,8 @@ def _foreground(points: Points) -> Prompts:
 
 def _best(found: Sequence[FoundMask], scores: Sequence[float], iou: float) -> list[FoundMask]:
     """Non-maximum suppression by boxes; the best mask is the first."""
-    from torchvision.ops import nms
-
-    boxes = torch.tensor([mask.box for mask in found], dtype=torch.float32).view(-1, 4)
-    kept = nms(boxes, torch.tensor(scores, dtype=torch.float32), iou)
-    return [found[index] for index in kept.tolist()]
+    boxes = np.array([mask.box for mask in found], np.float32).reshape(-1, 4)
+    return [found[index] for index in suppressed(boxes, np.asarray(scores, np.float32), iou)]
 
 
 def _xywh(box: Box) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mobilesam.everything.point_grid import Box, Crop
 from mobilesam.fast.upsampling import Span, Upsampler
-from mobilesam.inputs import BoolArray, Int64Array, Size
+from mobilesam.inputs import BoolArray, Float32Array, Int64Array, Size
 
 # A mask whose box ends nearer than this to the edge of a crop is considered cut off by it
 # (segment-anything's value).
@@ -145,6 +145,25 @@ def support(logits: Tensor, above: float) -> tuple[Span, Span]:
     if len(rows) == 0:
         return Span(0, 0), Span(0, 0)
     return Span(int(rows[0]), int(rows[-1]) + 1), Span(int(columns[0]), int(columns[-1]) + 1)
+
+
+def suppressed(boxes: Float32Array, scores: Float32Array, iou: float) -> list[int]:
+    """Non-maximum suppression of (N, 4) xyxy boxes: those to keep, the best first.
+
+    Torchvision's, to the last digit; importing that takes longer than a second.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    area, kept = np.prod(high - low, 1), []
+    left = np.argsort(-scores, kind="stable")
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        sides = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left])
+        both = np.prod(np.maximum(sides, 0), 1)
+        with np.errstate(invalid="ignore"):  # boxes without area
+            overlap = both / (area[best] + area[left] - both)
+        left = left[~(overlap > np.float64(iou))]
+    return kept
 
 
 def cut_by_crop(box: Box, crop: Crop, image_hw: Size) -> bool:

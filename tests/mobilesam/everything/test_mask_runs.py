@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,7 @@ from mobilesam.everything.mask_runs import (
     runs_of_mask,
     strip_edges,
     support,
+    suppressed,
     without_small_regions,
 )
 from mobilesam.everything.point_grid import Crop
@@ -143,3 +147,27 @@ def test_an_empty_mask_has_no_runs() -> None:
     empty = MaskRuns((3, 4), np.empty(0, np.int64))
     assert empty.counts() == [12]
     assert not empty.to_mask().any()
+
+
+@FAST
+@given(
+    corners=st.lists(st.tuples(*4 * [st.integers(0, 12)]), max_size=30),
+    scores=st.lists(st.sampled_from([0.5, 0.9, 0.95]), min_size=30, max_size=30),
+    iou=st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]),
+)
+def test_suppression_is_that_of_torchvision(
+    corners: list[tuple[int, int, int, int]], scores: list[float], iou: float
+) -> None:
+    from torchvision.ops import nms
+
+    given = [(*sorted((a, c)), *sorted((b, d))) for a, b, c, d in corners]
+    boxes = np.array([(x0, y0, x1, y1) for x0, x1, y0, y1 in given], np.float32).reshape(-1, 4)
+    confidence = np.array(scores[: len(boxes)], np.float32)
+    wanted = nms(torch.from_numpy(boxes), torch.from_numpy(confidence), iou)
+    assert suppressed(boxes, confidence, iou) == wanted.tolist()
+
+
+def test_suppression_does_not_import_torchvision() -> None:
+    code = "import sys; from mobilesam.everything import generator as g; g._best([], [], 0.5); "
+    command = [sys.executable, "-c", code + "assert 'torchvision' not in sys.modules"]
+    subprocess.run(command, check=True)
