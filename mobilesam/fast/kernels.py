@@ -52,7 +52,7 @@ def has_onednn_linear() -> bool:
         packed = torch.ops.mkldnn._reorder_linear_weight(ones, 2)
         found = torch.ops.mkldnn._linear_pointwise(ones, packed, ones[0], "none", [], "")
         torch.ops.mkldnn._linear_pointwise(ones, packed, None, "gelu", [], "none")
-        torch.ops.mkldnn._linear_pointwise.binary(ones, ones, ones, None, "add")
+        torch.ops.mkldnn._linear_pointwise(ones, ones, ones, None, "add")
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
     return bool(torch.equal(found, torch.full((2, 2), 3.0)))
@@ -104,16 +104,13 @@ class Dense:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
         return Dense, (self.weight, self.bias, self.weight.new_empty(0))
 
-    def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """(rows, C_in) -> a new (rows, C_out), on request with the exact GELU of it."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, C_in) -> a new (rows, C_out)."""
         if not self.packed:
-            found = F.linear(x, self.weight, self.bias)
-            return gelu_(found) if gelu else found
+            return F.linear(x, self.weight, self.bias)
         weight, bias = self.prepared(x.shape[0])
-        fused = gelu and fuses_gelu()
-        name, variant = ("gelu", "none") if fused else ("none", "")
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], variant)
-        return gelu_(out) if gelu and not fused else out
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
 
     def prepared(self, rows: int) -> tuple[Tensor, Tensor | None]:
         """Weight and bias for a product with this number of rows."""
@@ -170,12 +167,6 @@ class Conv:
             if len(self._packed) < _MAX_PACKED:
                 self._packed[key] = packed
         return packed, self.bias
-
-
-def gelu_(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """Exact GELU in place, on a buffer that is still in the cache, or into another buffer."""
-    found: Tensor = torch.ops.aten.gelu.out(x, out=x if out is None else out)
-    return found
 
 
 def strips(rows: int, height: int) -> Iterator[tuple[int, int]]:

@@ -153,6 +153,7 @@ EXEMPT = {
     "mobilesam.fast.kernels.computes_bf16": "asks the processor, once",
     "mobilesam.fast.kernels.has_onednn_linear": "asks torch, once",
     "mobilesam.fast.scripts.*": "without state; compiled for the encoder, which has a case",
+    "mobilesam.fast.decoder_scripts.*": "without state; compiled for the decoder, which has a case",
     "mobilesam.process_state.logger_level": "tested in tests/mobilesam/test_process_state.py",
     "mobilesam.process_state.ignored_warnings": "tested in tests/mobilesam/test_process_state.py",
     "mobilesam.model.mini.*": "builds a model; the case of the mini adapter runs one",
