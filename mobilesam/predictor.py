@@ -614,6 +614,7 @@ class MobileSam:
 
     def _set(self, found: ImageEmbedding) -> None:
         size_hw, inner_hw = found.size_hw, found.inner_hw
+        self._prepared(found)  # so that the first prompt need not wait for it
         with _CHANGING:
             self._current = _Image(found.features, size_hw, inner_hw, is_image_set=True)
 

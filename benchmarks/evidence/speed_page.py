@@ -38,8 +38,8 @@ _INT8 = ("int8", "openvino-int8", "onnx-int8")
 _STEPS = ("plain", "batches", "folded", "fast")
 _OTHERS = ("authors", "onnx", "openvino")
 _DECODER = {
-    "decoder-1": "decoder, first prompt on an image",
-    "decoder-1-prepared": "decoder, each further prompt",
+    "decoder-1": "decoder, 1 prompt on a new embedding",
+    "decoder-1-prepared": "decoder, 1 prompt after set_image",
     "decoder-64": "decoder, 64 prompts",
 }
 _TASKS = {"encoder": "encoder, 1024 px", **_DECODER}
@@ -56,7 +56,12 @@ class Gain(NamedTuple):
     sides: tuple[str, ...]  # the fastest counts
 
 
-_ENCODE, _DECODE = "`MobileSam.from_pretrained()`", "`model.predict`, `model.decode`"
+_ENCODE = "`MobileSam.from_pretrained()`"
+_DECODE = {
+    "decoder-1": "`model.decode`",
+    "decoder-1-prepared": "`model.predict`",
+    "decoder-64": "`model.decode`, `model.predict_torch`",
+}
 GAINS = (
     Gain("encoder, float32", _ENCODE, "inference", "encoder", ("fast",)),
     Gain(
@@ -73,7 +78,7 @@ GAINS = (
         "encoder",
         ("int8",),
     ),
-    *(Gain(what, _DECODE, "inference", task, ("fast",)) for task, what in _DECODER.items()),
+    *(Gain(_DECODER[task], how, "inference", task, ("fast",)) for task, how in _DECODE.items()),
     Gain("segment everything", "`AutomaticMaskGenerator(model)`", "everything", "grid", ("grid",)),
     Gain(
         "segment everything, fewer points",

@@ -246,6 +246,10 @@ def test_what_prompts_share_is_computed_once_an_image(sam: Sam) -> None:
     assert network.n_prepared == 3
     assert np.array_equal(answers[0].low_res_logits, answers[3].low_res_logits)
     assert not np.array_equal(answers[0].low_res_logits, answers[2].low_res_logits)
+    model.set_image(picture((20, 20), 9))
+    assert network.n_prepared == 4
+    model.predict(box=boxes[0])
+    assert network.n_prepared == 4
 
 
 def test_without_an_image_nothing_is_predicted(plain: MobileSam) -> None:

@@ -79,6 +79,8 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
         row("encoder", "authors", 1155, 0.9),
         row("decoder-1", "plain", 10, 1.0),
         row("decoder-1", "fast", 5, 2.0),
+        row("decoder-1-prepared", "plain", 10, 1.0),
+        row("decoder-1-prepared", "fast", 2, 5.0),
     ]
     (tmp_path / "inference-b.json").write_text(inference(rows))
     wide = [row("encoder", "authors", 900, 1.0), row("encoder", "bf16", 150, 6.0)]
@@ -88,10 +90,12 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
     assert "| encoder, float32 |  | 3.5 x | `MobileSam.from_pretrained()` |" in text
     assert "| encoder, bfloat16, AVX-512 | at least 6 x | 6 x | reached |" in text
     assert "| encoder, float32, AVX2 | at least 2.8 x | 3.5 x | reached |" in text
-    assert "| decoder, first prompt on an image, AVX2 | at least 3 x | 2 x | missed |" in text
-    assert "- **decoder, first prompt on an image, AVX2.** A call with one prompt computes" in text
+    assert "| decoder, 1 prompt on a new embedding, AVX2 | at least 3 x | 2 x | missed |" in text
+    assert "decoder, 1 prompt on a new embedding, AVX2.** A call with one prompt computes" in text
+    assert "| decoder, 1 prompt after set\\_image, AVX2 | at least 3 x | 5 x | reached |" in text
+    assert "`set_image` runs the encoder and computes what all prompts" in text
     assert "First call" not in text  # of older documents
-    assert "| ours | 1.50 x (3.00) | 2.00 x (2.00) |  |" in text
+    assert "| ours | 1.50 x (3.00) | 2.00 x (2.00) | 5.00 x (5.00) |  |" in text
     assert "3.00 [2.90, 3.10]" in text
     assert "A &lt;cpu&gt; (avx2), 2 threads" in text
 
