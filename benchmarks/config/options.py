@@ -55,7 +55,7 @@ class ModelArguments:
     """Selection of models, and their weights."""
 
     models: Annotated[str, Parameter(show_default=False)] = DEFAULT_SELECTION
-    """Names, wildcards, hf:ORG/NAME, ./FILE.py:FACTORY, by commas; else all but those for tests."""
+    """Names, wildcards, hf:ORG/NAME, ./FILE.py:FACTORY, by commas; default: see docs/usage.md."""
     input_size: str | None = None
     """Input sizes in pixels, such as 1024,768,512, of models that allow it; each is a row."""
     licence: LicenceOption = None

@@ -27,7 +27,7 @@ LIBRARIES = (
     "onnx onnxruntime openvino"
 ).split()
 NOISY = "noisy: "
-"""Begins the warning of a machine that was busy before a run, or while times were measured."""
+"""Begins the warning of a machine that was busy while times were measured."""
 DISTURBED = "times were disturbed"
 """In the warning of times that show by themselves that something else ran meanwhile."""
 _ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,6 @@ _CPU_FEATURES = (
     "asimd sve bf16 i8mm"
 ).split()
 _WINDOW_S = 0.25
-_NOISY_LOAD = 0.5  # running processes per core before the measurement
 
 
 def collect(
@@ -73,14 +72,12 @@ def collect(
 
 
 def warnings(environment: Environment) -> tuple[str, ...]:
-    """Conditions that may disturb measurements, one line each."""
+    """Conditions that may disturb measurements, one line each.
+
+    The load average is none: it includes work that ended, such as the installation of this package.
+    """
     found = []
     cores = environment.cpu_physical_cores or environment.cpu_logical_cores
-    load = environment.load_1min
-    # The one-minute load average still includes work that ended before the machine became idle.
-    known_idle = environment.other_load is not None
-    if not known_idle and load is not None and load / cores > _NOISY_LOAD:
-        found.append(f"{NOISY}load average {load:.1f} on {cores} cores before the run")
     if environment.threads > cores:
         found.append(f"{environment.threads} threads on {cores} cores: they compete")
     battery = getattr(psutil, "sensors_battery", lambda: None)()

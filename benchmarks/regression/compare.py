@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from benchmarks.evaluation.comparison import LEVEL, NEEDED, compare_models, holm
+from benchmarks.records.environment import NOISY
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import (
     ComparisonRow,
@@ -30,6 +31,7 @@ from benchmarks.tables.columns import (
     value_column,
 )
 from benchmarks.tables.formatting import MIB, escape_markdown, interval, milliseconds, number
+from benchmarks.tables.merging import conditions
 from benchmarks.tables.record_queries import protocol_of, setup_of, unique, weights_label
 from benchmarks.tables.table import Table
 from mobilesam.errors import UsageError
@@ -40,11 +42,10 @@ if TYPE_CHECKING:
 
 THRESHOLD = 1.05
 """Ratios nearer to 1 are the same, since the machine may change between two runs."""
-ONE_PROCESS = "one process: it does not show how much processes differ"
-"""Reason why a time or a peak of memory is unclear."""
+ONE_PROCESS = "one process in {}, which does not show how much processes differ"
+"""Reason why a time or a peak of memory is unclear; with the runs that have one process."""
 NO_PEAKS = "an older record without peaks of single processes, which show how much processes differ"
 FEW_IMAGES = "fewer than three images: no test"
-MAX_PANELS = 9
 
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["worse", "better", "changed", "missing", "new", "same", "unclear"]
@@ -56,7 +57,7 @@ _TITLES: dict[Kind, str] = {
     "time": "Times",
     "memory": "Memory",
     "accuracy": "Accuracy",
-    "size": "Sizes that changed",
+    "size": "Sizes",
 }
 _NOUNS: dict[Kind, str] = {
     "time": "times",
@@ -74,6 +75,9 @@ _CHANGES: dict[tuple[Kind, Verdict], str] = {
     ("size", "changed"): "different",
 }
 """What B is compared with A."""
+
+
+_CONFIGURED = ("device", "precision", "seed", "dataset_sha256")
 
 
 class CompareRow(FrozenModel):
@@ -130,16 +134,19 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
     old, new = a.record, b.record
     tests = _paired_tests(a, b)
 
-    def ratio(before: Samples, after: Samples, unclear: str) -> dict[str, Any]:
-        """Ratio of the medians of two samples, and its verdict."""
+    def ratio(before: Samples, after: Samples, *processes: int) -> dict[str, Any]:
+        """Ratio of the medians of two samples, and its verdict; `processes` of A and B."""
         found = ratio_of_runs(before, after)
-        verdict = ratio_verdict(found.ci95, threshold)
-        why = unclear if found.ci95 is None else None
-        return {"change": found.value, "ci95": found.ci95, "verdict": verdict, "why": why}
+        result = {"change": found.value, "ci95": found.ci95, "why": None}
+        if found.ci95 is not None or found.value == 1:
+            return result | {"verdict": ratio_verdict(found.ci95 or (1, 1), threshold)}
+        single = [side for side, n in zip("AB", processes, strict=True) if n == 1]
+        why = ONE_PROCESS.format(" and ".join(single)) if single else NO_PEAKS
+        return result | {"verdict": "unclear", "why": why}
 
     def of_time(a: LatencyRow, b: LatencyRow) -> dict[str, Any]:
         """Comparison of two times."""
-        found = ratio(a.samples_ms, b.samples_ms, ONE_PROCESS)
+        found = ratio(a.samples_ms, b.samples_ms, len(a.samples_ms), len(b.samples_ms))
         setups = " -> ".join(unique(setup_of(row).label for row in (a, b)))
         notes = (setups if " -> " in setups else None, found["why"])
         return {**found, "why": "; ".join(filter(None, notes)) or None}
@@ -150,8 +157,7 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
             [[float(peak)] for peak in row.peaks_rss_bytes or (row.peak_rss_bytes,)]
             for row in (a, b)
         )
-        unclear = ONE_PROCESS if 1 in (a.processes, b.processes) else NO_PEAKS
-        return ratio(before, after, unclear)
+        return ratio(before, after, a.processes, b.processes)
 
     def of_accuracy(a: MiouRow, b: MiouRow) -> dict[str, Any]:
         """Comparison of two accuracies, paired if the prompts are the same."""
@@ -207,15 +213,15 @@ def _compared(
         if old is not None and new is not None and a is not None and b is not None:
             yield row.model_copy(update=change(old, new))
         elif b is not None:
-            yield row.model_copy(update={"verdict": "new", "why": _reason(old)})
+            yield row.model_copy(update={"verdict": "new", "why": _reason("A", old)})
         elif a is not None:
-            yield row.model_copy(update={"verdict": "missing", "why": _reason(new)})
+            yield row.model_copy(update={"verdict": "missing", "why": _reason("B", new)})
 
 
-def _reason(row: object) -> str | None:
-    """Why a row has no value."""
+def _reason(side: str, row: object) -> str | None:
+    """Why a row of a run has no value."""
     if isinstance(row, LatencyRow | MiouRow) and row.status != "ok":
-        return f"{row.status}: {row.why}"
+        return f"{side} {row.status}: {row.why}"
     return None
 
 
@@ -297,27 +303,38 @@ def _paired_tests(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
 
 
 def comparison_notes(a: RunRecord, b: RunRecord, threshold: float) -> tuple[str, ...]:
-    """Differences in how two runs were made, the threshold and the limits of the comparison."""
-    here, there = a.environment, b.environment
-    names = ("cpu", "gpu", "threads", "allocator", "os", "python", "git_commit")
-    pairs = [(name, getattr(here, name), getattr(there, name)) for name in names]
-    libraries = {**here.libraries, **there.libraries}
-    pairs += [(name, here.libraries.get(name), there.libraries.get(name)) for name in libraries]
-    # Merged and rescored records may lack a requested device.
-    conditions = ("device", "precision", "seed", "dataset_sha256")
-    pairs += [
-        (name, a.config[name], b.config[name])
-        for name in conditions
-        if name in a.config and name in b.config
-    ]
-    weights, others = (
-        {f"weights of {row.model}": weights_label(row.weights) for row in run.models}
-        for run in (a, b)
-    )
-    pairs += [(name, weights[name], others[name]) for name in weights if name in others]
+    """Differences in how two runs were made, their noise, the threshold and the limits."""
+    if a == b:
+        return ("A and B are the same run",)
+
+    def facts(run: RunRecord) -> dict[str, Any]:
+        """How a run was made, by name."""
+        names = ("wait_policy", "os", "python", "git_commit")
+        return {
+            **conditions(run),
+            **{name.replace("_", " "): getattr(run.environment, name) for name in names},
+            "profile": run.profile,
+            # Merged and rescored records may lack a requested device.
+            **{name: run.config[name] for name in _CONFIGURED if name in run.config},
+            **{f"weights of {row.model}": weights_label(row.weights) for row in run.models},
+        }
+
+    one, other = facts(a), facts(b)
+    pairs = [(name, one[name], other[name]) for name in one if name in other]
+    here, there = a.environment.libraries, b.environment.libraries
+    pairs += [(name, here.get(name), there.get(name)) for name in {**here, **there}]
+    named = [(name, *("none" if x is None else x for x in sides)) for name, *sides in pairs]
     return (
-        *(f"{name}: {old} -> {new}" for name, old, new in pairs if old != new),
-        f"times and memory count as different where all of the interval is beyond {threshold}",
+        *(f"{name}: {old} -> {new}" for name, old, new in named if old != new),
+        *(
+            f"{side}: {text}"
+            for side, run in (("A", a), ("B", b))
+            for text in run.warnings
+            if text.startswith(NOISY)
+        ),
+        f"times and memory are worse or better where all of the interval is above {threshold:g} "
+        f"or below 1/{threshold:g}, accuracies where p is at most {LEVEL}; else they are the same, "
+        "or unclear without a test",
         "the runs were made at different times, and the intervals do not cover changes of the "
         "machine in between; regress measures two versions in turns",
     )
@@ -330,14 +347,15 @@ def tally(rows: Sequence[CompareRow]) -> dict[str, int]:
 
 
 def tally_text(rows: Sequence[CompareRow]) -> str:
-    """`1 worse, 3 better, 40 without a clear change`."""
-    names = {"same": "without a clear change"}
-    return ", ".join(f"{n} {names.get(verdict, verdict)}" for verdict, n in tally(rows).items())
+    """`1 worse, 3 better, 40 same`."""
+    return ", ".join(f"{n} {verdict}" for verdict, n in tally(rows).items())
 
 
 def verdict_sentence(rows: Sequence[CompareRow]) -> str:
     """The result of a comparison in one sentence, such as `B is slower in 2 of 12 times; ...`."""
     both = [row for row in rows if row.verdict not in ("missing", "new")]
+    if not both:
+        return "Nothing can be compared: no quantity was measured in both A and B."
     counts = Counter((row.kind, row.verdict) for row in both)
     kinds = Counter(row.kind for row in both)
     verdicts = Counter(row.verdict for row in both)
@@ -346,20 +364,20 @@ def verdict_sentence(rows: Sequence[CompareRow]) -> str:
         for (kind, verdict), words in _CHANGES.items()
         if counts[kind, verdict]
     ]
-    rest = f"{verdicts['same']} without a clear change"
-    if verdicts["unclear"]:
-        rest += f", {verdicts['unclear']} unclear"
-    if not both:
-        return "Nothing can be compared: no quantity was measured in both A and B."
+    text = "No difference between A and B"
     if changes:
         *first, last = changes
-        joined = f"{', '.join(first)} and {last}" if first else last
-        return f"B is {joined}; {rest}."
-    if not verdicts["unclear"]:
-        return f"A and B show no clear change in any of {len(both)} quantities measured in both."
-    if not verdicts["same"]:
-        return f"It is unclear whether A and B differ: all {len(both)} quantities lack a test."
-    return f"No difference between A and B is clear: {rest}."
+        text = f"B is {', '.join(first)} and {last}" if first else f"B is {last}"
+    elif verdicts["unclear"]:
+        text = "It is unclear whether A and B differ"
+    elif any(row.a != row.b for row in both):
+        text = "A and B show no clear difference"
+    rest = {
+        "same": verdicts["same"],
+        "unclear (no test)": verdicts["unclear"],
+        "in one of them only": len(rows) - len(both),
+    }
+    return f"{text}; {', '.join(f'{n} {name}' for name, n in rest.items() if n)}".rstrip("; ") + "."
 
 
 def amount_column(header: str, name: str, rank: int = 0) -> RowColumn:
@@ -388,7 +406,7 @@ def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
 
 
 def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
-    """One table for each kind of quantity; of sizes only those that changed."""
+    """One table for each kind of quantity; of sizes without those that are the same."""
 
     def what(row: CompareRow) -> str:
         return f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
@@ -398,9 +416,10 @@ def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
 
     tables = []
     for kind, title in _TITLES.items():
-        own = [row for row in rows if row.kind == kind]
-        if kind == "size":
-            own = [row for row in own if row.verdict != "same"]
+        every = [row for row in rows if row.kind == kind]
+        own = [row for row in every if (kind, row.verdict) != ("size", "same")]
+        n_left_out = len(every) - len(own)
+        notes = [f"Left out: {n_left_out} sizes that are the same."] * bool(n_left_out)
         if not own:
             continue
         header = "B - A (points)" if kind == "accuracy" else "B / A"
@@ -414,7 +433,7 @@ def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
             text_column("Verdict", "verdict"),
             text_column("Note", "note", get=("why",), rank=2),
         )
-        tables.append(build_table(f"compare-{kind}", title, columns, _summarised(own)))
+        tables.append(build_table(f"compare-{kind}", title, columns, _summarised(own), notes))
     return tuple(tables)
 
 
@@ -436,8 +455,7 @@ def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float
     from benchmarks.report.plots import Dot, Panel, panel_figure
     from benchmarks.report.style import INK
 
-    whats = unique(row.what for row in rows)[:MAX_PANELS]
-    rows = [row for row in rows if row.what in whats]
+    whats = unique(row.what for row in rows)
     panels, ends = [], [neutral]
     for what in whats:
         dots: dict[str, Dot | str] = {}
@@ -445,16 +463,19 @@ def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float
             if row.what == what and row.change is not None:
                 bounds = row.ci95 and (scale * row.ci95[0], scale * row.ci95[1])
                 value = scale * row.change
-                dots[row.model] = Dot(value, f"{value:.2f} {row.verdict}", bounds)
+                text = change_text(row.change, None, is_difference=row.kind == "accuracy")
+                dots[row.model] = Dot(value, f"{text} {row.verdict}", bounds)
                 ends += [value, *(bounds or ())]
         panels.append(Panel(what, dots))
+    measured = any(row.ci95 for row in rows)
+    bars = "Bars: 95 % intervals, often inside of the dot. " if measured else ""
     margin = 0.08 * (max(ends) - min(ends)) or 0.1
     figure = panel_figure(
         Caption(f"Two runs: {label}", verdict_sentence(rows)),
         panels,
         unique(row.model for row in rows),
         label,
-        notes=("Bars: 95 % intervals, often inside of the dot. The line: no change.",),
+        notes=(f"{bars}The line: no change.",),
         linear=(min(ends) - margin, max(ends) + margin),
         columns=2,
     )

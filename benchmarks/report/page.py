@@ -543,7 +543,7 @@ def _properties(env: Environment) -> dict[str, str]:
         "Python": env.python,
         "Threads": f"{env.threads}, between operators {env.interop_threads}",
         "Allocator": env.allocator,
-        "Load before the run": "unknown" if env.load_1min is None else f"{env.load_1min:.1f}",
+        "Load average (1 min)": "unknown" if env.load_1min is None else f"{env.load_1min:.1f}",
         "Commit": env.git_commit or "unknown, or several",
         "Uncommitted changes": changes[env.git_dirty],
         **{f"Library {name}": version for name, version in sorted(env.libraries.items())},

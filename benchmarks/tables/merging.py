@@ -67,7 +67,7 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     timed = [run for run in runs if run.latency or run.batches or run.everything or run.memory]
     _check_same(runs, timed)
     newest, newest_timed = runs[-1], (timed or runs)[-1]
-    same_machine = _conditions(newest) == _conditions(newest_timed)
+    same_machine = conditions(newest) == conditions(newest_timed)
     home = newest if same_machine else newest_timed
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
@@ -78,7 +78,7 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     devices = grouped((str(run.config.get("device", "cpu")), run.id) for run in scored)
     where = "; ".join(f"{device}: {', '.join(ids)}" for device, ids in devices.items())
     warnings = [f"accuracies on different devices ({where})"] if len(devices) > 1 else []
-    kept = [run if _conditions(run) == _conditions(home) else _without_times(run) for run in runs]
+    kept = [run if conditions(run) == conditions(home) else _without_times(run) for run in runs]
     warnings += [
         f"run {run.id}: times of accuracy left out: they are of another machine, allocator or "
         "number of threads"
@@ -148,8 +148,15 @@ def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
     return f"run {run.id}, without times of models: {warning}"
 
 
-def _conditions(run: RunRecord) -> list[object]:
-    return [getattr(run.environment, name) for name in _CONDITIONS]
+def conditions(run: RunRecord) -> dict[str, str]:
+    """What determines times, as printed, by name; runs that are merged must agree in it."""
+    values = {name: getattr(run.environment, name) for name in _CONDITIONS}
+    return {
+        name.replace("_", " "): " ".join(value) or "none"
+        if isinstance(value, tuple)
+        else str(value)
+        for name, value in values.items()
+    }
 
 
 def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
@@ -167,10 +174,8 @@ def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
 
     incomparable = "their times are not comparable"
     for run in timed:
-        for name in _CONDITIONS:
-            value = getattr(run.environment, name)
-            text = " ".join(value) or "none" if isinstance(value, tuple) else str(value)
-            check(run, name.replace("_", " "), text, incomparable)
+        for name, text in conditions(run).items():
+            check(run, name, text, incomparable)
     for run in runs:
         for row in run.models:
             text = f"{weights_label(row.weights)} ({row.weights.sha256 or 'no hash'})"

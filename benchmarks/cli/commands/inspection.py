@@ -7,14 +7,13 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from benchmarks.cli.commands.printing import print_json, print_table, text_table
-from benchmarks.config.options import LicenceOption, OutputArguments, PrintJson
+from benchmarks.config.options import LicenceOption, PrintJson
 from mobilesam.errors import WeightsError
 
 if TYPE_CHECKING:
     from baselines.registry import ModelEntry
     from mobilesam.weights.checkpoints import VerifyReport
 
-_OUTPUT = OutputArguments()
 _MODEL_COLUMNS = {
     "model": "Model",
     "summary": "Summary",
@@ -37,7 +36,7 @@ _EXTRAS = {
 }
 
 
-def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) -> int:
+def models(*, licence: LicenceOption = None, json: PrintJson = False) -> int:
     """List the models, their licences, and whether their weights are here."""
     from baselines.registry import entries
 
@@ -61,7 +60,7 @@ def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) 
                 "installed": f"no: {entry.install}" if entry.missing() else "yes",
             }
         )
-    if output.json:
+    if json:
         print_json({"rows": rows})
     else:
         notes: dict[str, list[str]] = {}
@@ -118,14 +117,14 @@ def protocols(*, json: PrintJson = False) -> int:
     return 0
 
 
-def doctor(*, output: OutputArguments = _OUTPUT) -> int:
+def doctor(*, json: PrintJson = False) -> int:
     """Describe this machine, what is installed and what is missing, and what to do about it."""
     from benchmarks.records import environment
 
     threads, reason = environment.free_threads()
     here = environment.collect(threads, threads_reason=reason or None)
     advice = [*environment.warnings(here), *_advice()]
-    if output.json:
+    if json:
         print_json({"environment": here.model_dump(mode="json"), "advice": advice})
         return 0
     changes = " with changes" if here.git_dirty else ""

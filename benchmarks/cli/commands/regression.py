@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from benchmarks.cli.commands.printing import print_json, print_lines, print_table
-from benchmarks.config.options import OutputArguments, PrintJson, Quiet, RegressArguments
+from benchmarks.config.options import PrintJson, Quiet, RegressArguments
 from benchmarks.records.progress import Reporter
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from benchmarks.regression.worktrees import Tree
 
 BASELINE = Path("results/baselines/gate.json")
-_OUTPUT = OutputArguments()
 _Threshold = Annotated[
     float | None, Parameter(help="Ratio from which a change is a regression; 1.1.")
 ]
@@ -127,7 +126,12 @@ def compare(
     threshold: Annotated[
         float | None, Parameter(help="Ratio from which times count as different; 1.05.")
     ] = None,
-    output: OutputArguments = _OUTPUT,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder for summary, tables and plots; by default bench-runs/..."),
+    ] = None,
+    json: PrintJson = False,
+    quiet: Annotated[bool, Parameter(help="Print no notes.")] = False,
 ) -> int:
     """Show two runs side by side: what is better, worse, or without a clear change.
 
@@ -143,14 +147,13 @@ def compare(
     first, second = api.load_record(a), api.load_record(b)
     found = api.compare(first, second, threshold=limit)
     title = f"{a} (A) against {b} (B)"
-    out = output.out
-    if out is None and not output.json:
+    if out is None and not json:
         out = new_folder("compare")
     files = []
     if out is not None:
         with held(out):
             files = comparing.write_comparison(found.rows, found.notes, title, out)
-    if output.json:
+    if json:
         print_json(
             {
                 "a": first.record.id,
@@ -166,7 +169,7 @@ def compare(
     print_lines(comparing.verdict_sentence(found.rows), f"A: {a}", f"B: {b}", "")
     for table in comparing.compare_tables(found.rows):
         print_table(table)
-    if not output.quiet:
+    if not quiet:
         print_lines(*(f"note: {note}" for note in found.notes), f"files   {out} ({len(files)})")
     print_lines(f"{title}: {comparing.tally_text(found.rows) or 'nothing in common'}")
     return 0

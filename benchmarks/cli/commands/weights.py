@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from benchmarks.cli.commands.printing import print_json, print_lines, print_table, text_table
-from benchmarks.config.options import OutputArguments
+from benchmarks.config.options import PrintJson
 from mobilesam.errors import UsageError, WeightsError
 
 _STATUS = {
@@ -34,10 +34,9 @@ _NOTE = (
     "--weights mobilesam=shipped."
 )
 _OPTIONAL = ("status", "size", "licence", "path")
-_OUTPUT = OutputArguments()
 
 
-def list_all(*, output: OutputArguments = _OUTPUT) -> int:
+def list_all(*, json: PrintJson = False) -> int:
     """List the published weights, and which of them are here."""
     from mobilesam.weights.checkpoint_specs import specs
     from mobilesam.weights.checkpoints import checkpoint_statuses
@@ -55,7 +54,7 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
             status = f"not here; shipped: {shipped}"
         size = f"{spec.megabytes:.0f}" if spec.megabytes else ""
         rows.append({**known, "size": size, "status": status, "path": path or ""})
-    if output.json:
+    if json:
         print_json({"rows": documents})
     else:
         print_table(
@@ -90,14 +89,14 @@ def fetch(*names: str, force: Annotated[bool, Parameter(help="Download again.")]
     return 1 if failed else 0
 
 
-def verify(*targets: str, output: OutputArguments = _OUTPUT) -> int:
+def verify(*targets: str, json: PrintJson = False) -> int:
     """Read weights in full, by name or path, and compare them with what is published."""
     from mobilesam.weights import checkpoints
 
     statuses = checkpoints.checkpoint_statuses()
     chosen = targets or [name for name, report in statuses.items() if report.place]
     reports = [checkpoints.verify(target) for target in chosen]
-    if output.json:
+    if json:
         print_json({"rows": [{**asdict(each), "path": str(each.path)} for each in reports]})
     elif reports:
         print_lines(*(f"{report.status:<8} {report.message}" for report in reports))

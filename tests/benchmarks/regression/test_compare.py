@@ -170,8 +170,11 @@ def test_tables_and_plots_are_written(runs: list[Path], run: Any, tmp_path: Path
     assert "| new |" in (tmp_path / "out" / "summary.md").read_text()
 
 
-def test_a_run_equals_itself(runs: list[Path]) -> None:
+def test_a_run_equals_itself(runs: list[Path], run: Any) -> None:
     one = load_run(runs[0])
+    found = run("compare", runs[0], runs[0], "--json").json
+    assert found["notes"] == ["A and B are the same run"]
+    assert found["verdict"].startswith("No difference between A and B; ")
     assert {row.verdict for row in compare_runs(one, one)} == {"same"}
     assert not [t for t in compare_tables(compare_runs(one, one)) if t.name == "compare-size"]
 
@@ -196,9 +199,18 @@ def test_without_instances_accuracy_has_no_test(runs: list[Path], tmp_path: Path
 
 def test_differences_of_the_runs_are_noted(runs: list[Path], run: Any) -> None:
     record = load_record(runs[1])
-    here: Environment = record.environment.model_copy(update={"cpu": "another"})
-    save_record(record.model_copy(update={"environment": here}), runs[1])
-    assert "-> another" in run("compare", *runs).out
+    update: dict[str, Any] = {"cpu": "another", "cpu_features": ("avx9",)}
+    here: Environment = record.environment.model_copy(update=update)
+    noisy = "noisy: load average 9.0 on 2 cores before the run"
+    save_record(
+        record.model_copy(update={"environment": here, "profile": "quick", "warnings": (noisy,)}),
+        runs[1],
+    )
+    notes = run("compare", *runs, "--json").json["notes"]
+    assert f"cpu: {record.environment.cpu} -> another" in notes
+    assert "cpu features: " in " ".join(notes)
+    assert "profile: none -> quick" in notes
+    assert f"B: {noisy}" in notes
 
 
 @pytest.mark.parametrize(
@@ -287,11 +299,16 @@ def test_a_run_of_one_process_is_unclear(runs: list[Path]) -> None:
         for row in a.record.latency
     )
     single = Run(a.record.model_copy(update={"latency": one}))
-    for pair in ((single, b), (b, single), (single, single)):
+    other = Run(b.record.model_copy(update={"latency": tuple(
+        row.model_copy(update={"samples_ms": row.samples_ms[:1], "processes": 1})
+        for row in b.record.latency
+    )}))  # fmt: skip
+    for pair, sides in (((single, b), "A"), ((b, single), "B"), ((single, other), "A and B")):
         rows = [row for row in compare_runs(*pair) if row.kind == "time" and row.change]
         assert rows
         assert {row.verdict for row in rows} == {"unclear"}
-        assert {row.why for row in rows} == {ONE_PROCESS}
+        assert {row.why for row in rows} == {ONE_PROCESS.format(sides)}
+    assert {row.verdict for row in compare_runs(single, single)} == {"same"}
 
 
 def with_memory(run: Run, **changes: Any) -> Run:
@@ -306,8 +323,8 @@ def test_memory_is_judged_over_processes(runs: list[Path]) -> None:
     for changes, verdict, why in (
         ({}, "worse", None),
         ({"peaks_rss_bytes": (100, 160, 220)}, "same", None),  # they differ too much to tell
-        (one, "unclear", ONE_PROCESS),
-        ({**one, **older}, "unclear", ONE_PROCESS),
+        (one, "unclear", ONE_PROCESS.format("B")),
+        ({**one, **older}, "unclear", ONE_PROCESS.format("B")),
         (older, "unclear", NO_PEAKS),
     ):
         (row,) = (r for r in compare_runs(a, with_memory(b, **changes)) if r.kind == "memory")
