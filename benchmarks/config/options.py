@@ -97,7 +97,7 @@ class DataArguments:
         ),
     ] = "photos"
     images: Path | None = None
-    """COCO, LVIS, masks: folder of the images; distill embed: any folder."""
+    """COCO, LVIS, masks: folder of the images."""
     annotations: Path | None = None
     """COCO, LVIS: the instances file; masks: folder of the masks."""
     root: tuple[Path, ...] = ()
@@ -119,6 +119,8 @@ class EmbedDataArguments(DataArguments):
 
     dataset: str = "synthetic"
     """As of miou."""
+    images: Path | None = None
+    """Any folder of images; with --dataset that of the dataset."""
 
 
 @Parameter(name="*", group=DATA_GROUP)

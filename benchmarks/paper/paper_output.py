@@ -147,6 +147,8 @@ def _notes(shown: Sequence[ClaimVerdict]) -> tuple[str, ...]:
         if found is not None and verdict.measured is None:
             against = f" against {found.reference}" if found.reference else ""
             notes.append(f"In brackets, no evidence: measured{against}, {found.made_with}.")
+    if any(" + " in (verdict.measured_from or "") for verdict in shown):
+        notes.append("Measured times of several phases are sums; end to end is timed in one call.")
     if any(verdict.bound for verdict in shown):
         notes.append("≥ and ≤: without the phases that need trained weights; see the ledger.")
     return unique(notes)

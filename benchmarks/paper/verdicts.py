@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
+from baselines.registry import entries
 from benchmarks.paper.claims import (
     AccuracyMeasure,
     ArMeasure,
@@ -175,8 +176,7 @@ def _judge(record: RunRecord, claim: Claim, claims: Mapping[str, Claim]) -> Clai
                     return _judge_count(record, claim, measure)
                 return _judge_count_ratio(record, claim, measure)
             except _NotCountedError as error:
-                settle = "mobilesam-bench params"
-                return _conclude(claim, str(error), obstacle="not measured", settle=settle)
+                return _conclude(claim, error.why, obstacle="not measured", settle=error.settle)
         case LatencyMeasure() | LatencyRatioMeasure() as measure:
             return _judge_times(record, claim, measure)
         case TrainingMeasure(command=command):
@@ -254,7 +254,13 @@ def _judge_derived(
 
 
 class _NotCountedError(Exception):
-    """A record lacks a count of parameters."""
+    """A record lacks a count of parameters of a model."""
+
+    def __init__(self, why: str, model: str) -> None:
+        super().__init__(why)
+        entry = entries().get(model)
+        install = f"{entry.install} && " if entry is not None and entry.extra else ""
+        self.why, self.settle = why, f"{install}mobilesam-bench params --models {model}"
 
 
 def _count(record: RunRecord, term: Term) -> int:
@@ -265,11 +271,12 @@ def _count(record: RunRecord, term: Term) -> int:
         if row.model != term.owner:
             continue
         if row.status != "ok":
-            raise _NotCountedError(f"{row.model} could not be counted: {row.why or row.status}")
+            why = f"{row.model} could not be counted: {row.why or row.status}"
+            raise _NotCountedError(why, row.model)
         count: int | None = getattr(row, term.column)
         if row.component == term.part and count is not None:
             return term.sign * count
-    raise _NotCountedError(f"not counted in this run: {term.owner}, {term.part}")
+    raise _NotCountedError(f"not counted in this run: {term.owner}, {term.part}", term.owner)
 
 
 class _Reading(NamedTuple):

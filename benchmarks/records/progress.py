@@ -79,9 +79,9 @@ class Outlook:
         """Time left in seconds; 0 if nothing is planned."""
         return sum(stage.left_s for stage in self._stages.values())
 
-    def text(self) -> str:
-        """Time left in words; empty if it is less than half a minute."""
-        minutes = self.left_s / 60
+    def text(self, at_least_s: float = 0.0) -> str:
+        """Time left in words; empty if it is less than half a minute or nothing is planned."""
+        minutes = max(at_least_s, self.left_s) / 60 if self.left_s else 0
         return "" if minutes < 0.5 else f"about {max(1, round(minutes))} min left in all"
 
 
@@ -159,11 +159,11 @@ class Bar(AbstractContextManager["Bar"]):
             self.note(" ".join(filter(None, (note, outlook.text()))))
         elif now - self._last >= _LINE_EVERY_S:
             self._last = now
-            of, left = f" of {self._total}" if self._total else "", ""
+            of, left, left_s = f" of {self._total}" if self._total else "", "", 0.0
             if self._total and 0 < self._done < self._total:
                 left_s = (self._last - self._start) * (self._total / self._done - 1)
                 left = f", about {left_s / 60:.0f} min left"
-            whole = outlook.text()
+            whole = outlook.text(left_s)
             whole = whole and (f" here, {whole}" if left else f"; {whole}")
             self._reporter.say(f"{self._title}: {self._done}{of}{left}{whole}")
 

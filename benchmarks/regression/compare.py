@@ -260,7 +260,7 @@ def _same_phases(a: RunRecord, b: RunRecord) -> Iterator[_Pair[LatencyRow]]:
 def phase_label(phase: str, n_prompts: int | None) -> str:
     """A phase as printed, such as `decode, 10 prompts`."""
     if n_prompts is None or phase not in ("decode", "postprocess"):
-        return phase
+        return phase.replace("_", " ")
     return f"{phase}, {n_prompts} prompt{'s' * (n_prompts != 1)}"
 
 

@@ -503,6 +503,8 @@ def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement
         )
     data, where = data_label(record, protocol), f"with prompts of {protocol.protocol}"
     for base in floors[:1]:
+        alone = all(relation(record, base, row) == "different" for row in floors[1:])
+        best_floor = f"{'the best' if alone else 'a'} baseline without a network"
         for index, row in enumerate(networks):
             gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
             alike = known in ("equal", "tied")
@@ -510,19 +512,19 @@ def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement
                 continue
             side = "above" if gap > 0 else "below"
             apart = points_text(row.miou or 0, base.miou or 0)
-            text = f"{row.model} is {apart} {side} {base.model}, the best baseline "
-            text += f"without a network, {where}"
+            text = f"{row.model} is {apart} {side} {base.model}, {best_floor}, {where}"
             if alike:
-                text = f"{row.model} and {base.model}, the best baseline without a network, "
+                text = f"{row.model} and {base.model}, {best_floor}, "
                 text += f"cannot be distinguished {where}: they are {apart} apart"
             yield f"{text} ({data}).", f"mIoU {_accuracies([row, base])}."
     for best in (networks or rows)[:1]:
-        sizes, n = best.by_size, best.n_by_size
-        if sizes.small is not None and sizes.large is not None:
+        sizes = {k: v for k, v in best.by_size.model_dump().items() if v is not None}
+        if len(sizes) > 1:
+            n = best.n_by_size.model_dump()
+            found = ", ".join(f"{size} {percent(miou)} %" for size, miou in sizes.items())
             yield (
-                f"Objects by size, {best.model}, {protocol.protocol}: small "
-                f"{percent(sizes.small)} %, large {percent(sizes.large)} % ({data}).",
-                f"n = {n.small or 0:,.0f} and {n.large or 0:,.0f}.",
+                f"Objects by size, {best.model}, {protocol.protocol}: {found} ({data}).",
+                f"n = {joined([f'{n[size] or 0:,.0f}' for size in sizes])}.",
             )
 
 
@@ -622,13 +624,14 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
         (least, *tied), _ = extreme_slopes(decoders)
         own = decoders[least]
         why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own.rows)
-        about = "about " * bool(doubt(own.timing, own.timing))
+        few = doubt(own.timing, own.timing)
+        about = "about " * bool(few)
         text = f"{least} takes {about}{own.text} for each further prompt on one image"
         if tied:
             text += f", a tie with {joined(tied)}"
         elif len(decoders) > 1:
             text += f", the least of {len(decoders)} decoders"
-        yield f"{text} ({setup.label}).", f"{why}."
+        yield f"{text} ({', '.join(filter(None, (setup.label, few)))}).", f"{why}."
     memory = {
         model: found.peak_rss_bytes / MIB
         for model in model_names(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.evaluation.subgroups import Dimension, SubgroupRow
@@ -225,7 +226,12 @@ def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
     return Caption(title, _extremes(best["model"], groups, protocol.reference))
 
 
-def _extremes(model: str, values: Mapping[str, float], reference: str) -> str:
+def _extremes(
+    model: str,
+    values: Mapping[str, float],
+    reference: str,
+    bounds: Mapping[str, queries.Bounds | None] = MappingProxyType({}),
+) -> str:
     """The groups on which a model has its highest and its lowest accuracy, in percent."""
     noun = queries.accuracy_name(reference)
     worst, top = _ends(values)
@@ -234,7 +240,10 @@ def _extremes(model: str, values: Mapping[str, float], reference: str) -> str:
         return f"{model} reaches {low} {noun} on {top}."
     if low == high:
         return f"{model} has the same {noun}, {low}, on {joined(list(values))}."
-    return f"{model} has its highest {noun} on {top}, {high}, and its lowest on {worst}, {low}."
+    text = f"{model} has its highest {noun} on {top}, {high}, and its lowest on {worst}, {low}"
+    above, below = bounds.get(top), bounds.get(worst)
+    overlap = above is not None and below is not None and above[0] <= below[1]
+    return f"{text}{'; their intervals overlap' if overlap else ''}."
 
 
 def is_large(row: SubgroupRow) -> bool:
@@ -255,14 +264,14 @@ def subgroups(rows: Sequence[SubgroupRow], shown: Sequence[str], about: str | No
         return sum(r.miou * r.n_instances for r in own) / max(1, sum(r.n_instances for r in own))
 
     best = about if about in by_model else max(by_model, key=lambda model: round(mean(model), 3))
-    large = {
-        GROUPS[row.dimension].format(row.group): 100 * row.miou
-        for row in by_model[best]
-        if row.group in shown
+    groups = {
+        GROUPS[row.dimension].format(row.group): row for row in by_model[best] if row.group in shown
     }
+    large = {name: 100 * row.miou for name, row in groups.items()}
     if len(large) < 2:
         return ""
-    text = _extremes(best, large, rows[0].reference)
+    bounds = {name: row.ci95 for name, row in groups.items()}
+    text = _extremes(best, large, rows[0].reference, bounds)
     if len(large) == len({row.group for row in rows}):
         return text
     least = f"at least {FEWEST_OBJECTS} objects and {FEWEST_IMAGES} images each"

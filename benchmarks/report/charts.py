@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import altair as alt
 
 from benchmarks.evaluation.subgroups import SubgroupRow
+from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.report import captions, frames
@@ -27,6 +28,7 @@ from benchmarks.report.labels import (
 )
 from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
+from benchmarks.tables.accuracy_tables import few_images
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
 from benchmarks.tables.formatting import interval, milliseconds, slug, spread_text
 from benchmarks.tables.record_queries import (
@@ -273,7 +275,9 @@ def latency(record: RunRecord, setup: Setup) -> Figure | None:
     frame = frames.latency_frame(record, setup)
     if not frame.empty:
         shown = [
-            _PHASES.get(r.phase, 0) in (None, r.n_prompts) and timed(r.row) is not None
+            _PHASES.get(r.phase, 0) in (None, r.n_prompts)
+            and timed(r.row) is not None
+            and r.value >= NOTHING_MS
             for r in frame.itertuples()
         ]
         frame = frame[shown]
@@ -308,7 +312,8 @@ def latency(record: RunRecord, setup: Setup) -> Figure | None:
 
     notes = [
         f"{setup.label}. Medians; bars: {cells.bars_text(frame['spread'])}. Decode: one prompt. "
-        "End to end is one call of all phases, timed separately: it need not equal their sum.",
+        "End to end is one call of all phases, timed separately: it need not equal their sum. "
+        f"Phases below {NOTHING_MS:g} ms, which do nothing, are left out.",
         *cells.sample_notes(frame["row"]),
     ]
     random = unique(frame["model"][frame["random"].astype(bool)])
@@ -425,6 +430,7 @@ def subgroups(
         notes = [
             NOTES[dimension],
             f"Bars: {frames.INTERVALS}; n: instances.",
+            *few_images(part),
         ]
         if len(sizes) > len(large):
             few = f"fewer than {captions.FEWEST_OBJECTS} objects or {captions.FEWEST_IMAGES} images"

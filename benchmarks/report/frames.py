@@ -120,12 +120,18 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
     models = unique(frame["model"])
     hollow = "Hollow: random weights on the exact architecture, whose time is the same"
     random = unique(frame["model"][frame["random"].astype(bool)])
-    missing = [model for model in model_names(record) if model not in models]
     return [
         f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do "
         "different work: their times do not compare.",
-        *_group_notes({hollow: random, "Not timed on this machine": missing}),
+        *_group_notes({hollow: random}),
+        *without_times(record, models),
     ]
+
+
+def without_times(record: RunRecord, models: Sequence[str]) -> list[str]:
+    """A note on the models of a record that are not among those with times."""
+    missing = [model for model in model_names(record) if model not in models]
+    return _group_notes({"Not timed in this run": missing})
 
 
 def slope_text(slope_ms: float) -> str:
@@ -253,7 +259,8 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     own = [m for m, row in missing.items() if row is not None and queries.is_own_reference(row)]
     without = [model for model in missing if model not in (*shown, *own)]
     return [
-        f"Bars: {INTERVALS}. Small < 32² ≤ medium < 96² ≤ large, in pixels of annotation area.",
+        f"Bars, of all objects alone: {INTERVALS}. Small < 32² ≤ medium < 96² ≤ large, in pixels "
+        "of annotation area.",
         *_group_notes({**_without_value(record, without), OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
@@ -80,9 +81,9 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
     """What the comparison of two models needs, for JSON.
 
     `datasets` has by dataset, of the objects on the page, image, annotation, area (pixels), index
-    of the category, and by protocol (`ious`) and model the IoU in thousandths (null without an
-    answer). `pairs` are the paired comparisons of the record by dataset and protocol: both models,
-    the verdict, and its figures.
+    of the category, and by protocol (`ious`) and model the IoU as base64 of little-endian 32-bit
+    floats (NaN without an answer). `pairs` are the paired comparisons of the record by dataset and
+    protocol: both models, the verdict, and its figures.
     """
     datasets: dict[str, Any] = {}
     pairs: dict[str, list[list[str]]] = {}
@@ -94,16 +95,16 @@ def page_data(record: RunRecord, frame: Any) -> PageData:
         objects = objects.sort_values(_OBJECT)
         keys = objects.set_index(_OBJECT).index
         categories = sorted(set(objects["category"]))
-        ious: dict[str, dict[str, list[int | None]]] = {}
+        ious: dict[str, dict[str, str]] = {}
         for (name, reference), rows in part.groupby(["protocol", "reference"], sort=False):
             protocol = Protocol(str(dataset), str(reference), str(name))
             table = rows.pivot(index=_OBJECT, columns="model", values="iou")
             models = [model for model in model_names(record) if model in table]
             if len(models) < 2:
                 continue
-            shown = (1000 * table.reindex(keys)).round()
+            shown = table.reindex(keys).astype("<f4")
             ious[protocol.short] = {
-                model: [None if value != value else int(value) for value in shown[model].tolist()]
+                model: base64.b64encode(shown[model].to_numpy().tobytes()).decode()
                 for model in models
             }
             pairs[f"{dataset}|{protocol.short}"] = [
@@ -140,6 +141,10 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
         said = f"{first} agrees more with {teacher} than {second}"
     differences = ious[first] - ious[second]
     higher, lower = int((differences > VISIBLE).sum()), int((differences < -VISIBLE).sum())
+    visible = "no object"
+    if higher or lower:
+        visible = f"{higher + lower:,} objects: it is higher with {first} for {higher:,}, "
+        visible += f"with {second} for {lower:,}"
     p = "below 0.001" if row.p_adjusted < 0.001 else number(row.p_adjusted, 3)
     certain = bounds is not None and bounds[0] > 0
     if row.p_adjusted > LEVEL:
@@ -150,6 +155,5 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
         f"{said}: {points}.",
         f"Paired by object; interval: 95 % over images, of this pair alone; {row.n_images:,} "
         f"images, {row.n_instances:,} objects. p {p}, corrected for all comparisons with this data "
-        f"and reference. IoU differs by more than {VISIBLE:g} for {higher + lower:,} objects: it "
-        f"is higher with {first} for {higher:,}, with {second} for {lower:,}.",
+        f"and reference. IoU differs by more than {VISIBLE:g} for {visible}.",
     )

@@ -290,7 +290,7 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
             if r.row in rows and r.value is not None and r.value >= NOTHING_MS:
                 dots[r.model] = Dot(r.value, milliseconds(r.value), r.bounds, r.random)
             elif r.row in rows:
-                dots[r.model] = r.row.status if r.value is None else "nothing to do"
+                dots[r.model] = r.row.status if r.value is None else f"< {NOTHING_MS:g} ms"
         if Panel(label, dots).drawn:
             panels.append(Panel(label, dots))
             shown += rows
@@ -308,6 +308,7 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
             for (status, why), without in missing.items()
         ),
         *queries.shipped_models_notes(record, models),
+        *frames.without_times(record, models),
     ]
     ordered = _by_value(panels[-1], models)
     return panel_figure(caption, panels, ordered, "ms (log scale)", notes=notes)
@@ -458,8 +459,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
             continue  # no measurable difference of the times
         corners += [(r.ms, corners[-1][1])] if corners else []
         corners.append((r.ms, r.value))
-    corners.append((ax.get_xlim()[1], corners[-1][1]))
-    if len(points) > 1:
+    if len(corners) > 1:
         ax.plot(*zip(*corners, strict=True), color=MUTED, lw=1, linestyle=(0, (4, 2)), zorder=1)
     styles = print_styles(model_names(record))
     for curve, part in points.dropna(subset="curve").groupby("curve", sort=False):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.prompts.protocols import listed_protocols, reference_model
 from benchmarks.records.record import (
     ComparisonRow,
@@ -125,13 +126,13 @@ def _reference_notes(dataset: str, reference: str) -> list[str]:
     return [*notes, *sa1b_notes([dataset])]
 
 
-def _few_images(rows: Iterable[MiouRow]) -> list[str]:
+def few_images(rows: Iterable[MiouRow | SubgroupRow]) -> list[str]:
     """A note on intervals that are over too few images to be drawn."""
     few = sorted({row.n_images for row in rows if row.ci95 and row.n_images < queries.MIN_IMAGES})
     if not few:
         return []
     text = f"Intervals over {' or '.join(map(str, few))} images are wide and uncertain themselves"
-    return [f"{text}; those over fewer than {queries.MIN_IMAGES} are not drawn."]
+    return [f"{text}; no figure draws those over fewer than {queries.MIN_IMAGES}."]
 
 
 def _size_column(size: str) -> RowColumn:
@@ -173,7 +174,7 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
         noun = queries.accuracy_name(reference, title=True)
         notes = [
             f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",
-            *_few_images(rows),
+            *few_images(rows),
             "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
             "Small < 32² ≤ medium < 96² ≤ large, annotation area in pixels.",
             *_reference_notes(dataset, reference),
@@ -272,6 +273,8 @@ def _leaderboard(
             "Group: models of one protocol that share a letter cannot be distinguished on this "
             f"dataset (corrected p above {LEVEL}); their order is then no evidence."
         )
+    if len({(each.row.protocol, each.rank) for each in ranked}) < len(ranked):
+        notes.append("Models of one protocol whose printed values are equal share a rank.")
     family = [r for r in record.comparisons if (r.dataset, r.reference) == (dataset, reference)]
     if family:
         notes.append(
@@ -281,7 +284,7 @@ def _leaderboard(
         )
     notes += [
         f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",
-        *_few_images(each.row for each in ranked),
+        *few_images(each.row for each in ranked),
         *_reference_notes(dataset, reference),
         *queries.notes_on_models(record, (each.row.model for each in ranked)),
         *ungrouped,

@@ -223,7 +223,8 @@ def sample_notes(rows: Iterable[LatencyRow]) -> tuple[str, ...]:
     """Warnings of few or unstable samples: one note for each warning, with all its rows."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        name = row.phase if row.n_prompts is None else f"{row.phase} at {row.n_prompts}"
+        name = row.phase.replace("_", " ")
+        name = name if row.n_prompts is None else f"{name} at {row.n_prompts}"
         name = name if row.n_images == 1 else f"{name} of {row.n_images} images"
         for warning in row.warnings:
             found.setdefault(warning, []).append(f"{row.model} {name}")

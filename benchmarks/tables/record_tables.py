@@ -133,6 +133,13 @@ def licence_text(row: ModelRow) -> str:
     return "; ".join(filter(None, (row.licence, licence, use and f"commercial use: {use}")))
 
 
+def _model_weights(row: ModelRow) -> Cell:
+    """The weights of a model that ran; "none here" if it did not run for lack of them."""
+    cell = weights_cell(row.weights)
+    none = row.status == "skipped" and row.weights.kind == "random"
+    return replace(cell, text="none here") if none else cell
+
+
 def models_table(record: RunRecord) -> Table:
     """Every model with its input size, licences and weights."""
 
@@ -140,11 +147,6 @@ def models_table(record: RunRecord) -> Table:
         text = clean("; ".join(filter(None, (row.weights_note, row.note))))
         raw = (row.weights_note, row.note, row.weights.why)
         return Cell(text, raw, reason=row.weights.why and clean(row.weights.why))
-
-    def model_weights(row: ModelRow) -> Cell:
-        cell = weights_cell(row.weights)
-        none = row.status == "skipped" and row.weights.kind == "random"
-        return replace(cell, text="none here") if none else cell
 
     columns = (
         MODEL,
@@ -158,7 +160,7 @@ def models_table(record: RunRecord) -> Table:
             text=licence_text, align="left",
             get=("licence", lambda r: weights_terms(r)[0], lambda r: weights_terms(r)[1]),
         ),
-        RowColumn(WEIGHTS_COLUMN, model_weights),
+        RowColumn(WEIGHTS_COLUMN, _model_weights),
         STATUS,
         RowColumn(Column("Note", ("weights_note", "note", "weights_why")), notes_cell),
     )  # fmt: skip
@@ -306,7 +308,7 @@ class _Entry:
 def _weights_cell(entry: _Entry) -> Cell:
     if entry.info is None:
         return Cell("unknown", (None,) * len(WEIGHTS_COLUMN.raw))
-    return weights_cell(entry.info.weights)
+    return _model_weights(entry.info)
 
 
 def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool) -> RowColumn:
@@ -370,7 +372,7 @@ def _miou_column(protocol: Protocol, where: str = "") -> RowColumn:
             return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
         if row is not None and row.status != "ok":
             return reason_cell(row.status, row.why, 3)
-        if random or queries.has_random_weights(entry.record, entry.model):
+        if random or (entry.untrained and not entry.skipped):
             return reason_cell("skipped", "random weights", 3)
         return reason_cell(*entry.missing, 3)
 
@@ -451,13 +453,13 @@ def _summary_notes(
             "contain all of them."
         )
     notes += sa1b_notes(protocol.dataset for protocol in shown)
-    if any(queries.has_random_weights(record, model) for model in model_names(record)):
+    if any(row.weights == "random" and row.status == "ok" for row in record.latency):
         notes.append("Random weights: times are valid, there is no accuracy.")
     waiting = [row.model for row in record.models if row.weights.kind == "random"]
     if waiting:
         notes.append(
-            f"No trained weights were available for {', '.join(waiting)} (reasons: table of "
-            "accuracy): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
+            f"No trained weights were available for {', '.join(waiting)} (reasons: table "
+            "of models): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
         )
     return notes
 
@@ -518,10 +520,6 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
         if reference_model(reference) is None
     ]
 
-    def weights(entry: _Entry) -> Cell:
-        cell = _weights_cell(entry)
-        return replace(cell, text="none here") if entry.skipped and entry.untrained else cell
-
     measured = [
         _time_column("Encode", "encode", None, bounds=False),
         _time_column("Decode", "decode", 1, bounds=False),
@@ -531,7 +529,7 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
         measured.append(_miou_column(protocol, f" {protocol.protocol}{dataset}"))
     columns = (
         text_column("Model", "model"),
-        RowColumn(WEIGHTS_COLUMN, weights),
+        RowColumn(WEIGHTS_COLUMN, _weights_cell),
         _size_column("Params"),
         *map(_dash_if_skipped, measured),
     )
@@ -586,11 +584,11 @@ def provenance(record: RunRecord) -> tuple[str, ...]:
     gpu = f"; {', '.join(env.gpu)}" if env.gpu else ""
     weights = []
     for row in record.models:
-        label = queries.weights_label(row.weights)
+        label = _model_weights(row).text
         caution = ", not official" if label.startswith("custom") else ""
         weights.append(f"{row.model} {label}{caution}")
     lines = [
-        f"Date: {record.created_utc}",
+        f"End: {record.created_utc}",
         f"Machine: {env.cpu}, {env.cpu_logical_cores} logical cores, "
         f"{number(env.ram_bytes / 2**30)} GiB{gpu}; {env.os}",
         f"Threads: {env.threads}; allocator: {env.allocator}",

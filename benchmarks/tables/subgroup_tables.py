@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.evaluation.subgroups import Dimension, SubgroupRow, subgroup_rows
 from benchmarks.records.record import RunRecord
 from benchmarks.tables import record_queries as queries
-from benchmarks.tables.accuracy_tables import INTERVALS
+from benchmarks.tables.accuracy_tables import INTERVALS, few_images
 from benchmarks.tables.columns import (
     MODEL,
     build_table,
@@ -79,7 +79,7 @@ def subgroup_tables(rows: Sequence[SubgroupRow]) -> tuple[Table, ...]:
         name = f"{name}-{slug(protocol.dataset)}" if name in tables else name
         order = {name: index for index, name in enumerate(queries.unique(r.group for r in part))}
         part.sort(key=lambda row: order[row.group])
-        notes = [NOTES[dimension], f"{INTERVALS.capitalize()}. CSV: fractions."]
+        notes = [NOTES[dimension], f"{INTERVALS.capitalize()}. CSV: fractions.", *few_images(part)]
         noun = queries.accuracy_name(protocol.reference, title=True)
         title = f"{noun} by {dimension}, {protocol.label}"
         columns = named_for(protocol.reference, COLUMNS)

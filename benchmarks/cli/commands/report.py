@@ -32,14 +32,12 @@ _FIGURES, _OUTPUT = FigureArguments(), OutputArguments()
 def report(
     *runs: Annotated[Path, Parameter(help="Folder of a run, or a folder that holds such folders.")],
     out: Annotated[Path, Parameter(help="File to write.")] = Path("report.html"),
-    images: Annotated[
-        Path | None, Parameter(help="COCO, SA-1B: folder of the images, for the gallery.")
-    ] = None,
+    images: Annotated[Path | None, Parameter(help="Folder of the images, for the masks.")] = None,
     cases: Annotated[
         int | None,
         Parameter(help="Only N worst, median and best prompts of a model have pictures."),
     ] = None,
-    failures_first: Annotated[bool, Parameter(help="Failures are the first pictures.")] = False,
+    failures_first: Annotated[bool, Parameter(help="Masks that fail come first.")] = False,
     quiet: Quiet = False,
 ) -> int:
     """Write one HTML file from the records of runs: it opens from disk, without a network."""

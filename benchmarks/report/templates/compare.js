@@ -4,7 +4,7 @@
   if (!place) return;
   const { datasets, pairs } = page.data.pairs;
   const longest = 8;
-  const equal = 10; // thousandths of IoU
+  const [equal, least] = [0.01, 0.0005]; // differences of IoU
   const make = (tag, name, text = "") => {
     const node = document.createElement(tag);
     if (name) node.className = name;
@@ -40,7 +40,10 @@
   pair.append(chart, lists);
   place.append(bar, verdict, detail, pair);
 
-  const iou = (value) => (value / 1000).toFixed(3);
+  const iou = (value) => value.toFixed(3);
+  const values = (model) => new Float32Array(Uint8Array.from(
+    atob(datasets[page.selection.dataset].ious[page.selection.protocol][model]), (each) => each.charCodeAt(0),
+  ).buffer);
   const describe = (each) => `image ${each.image}, object ${each.annotation}`
     + `${each.category ? `, ${each.category}` : ""}, ${each.area.toLocaleString("en")} px: `
     + `${state.a} ${iou(each.a)}, ${state.b} ${iou(each.b)}`;
@@ -56,11 +59,11 @@
   // Objects that both models answered.
   const objects = () => {
     const data = datasets[page.selection.dataset];
-    const ious = data.ious[page.selection.protocol];
+    const [ofA, ofB] = [values(state.a), values(state.b)];
     const found = [];
     data.image.forEach((image, index) => {
-      const [a, b] = [ious[state.a][index], ious[state.b][index]];
-      if (a === null || b === null) return;
+      const [a, b] = [ofA[index], ofB[index]];
+      if (Number.isNaN(a - b)) return;
       found.push({
         image, annotation: data.annotation[index], area: data.area[index],
         category: data.categories[data.category[index]], a, b,
@@ -98,7 +101,7 @@
     const turn = ++drawing;
     const spec = structuredClone(page.data.scatter);
     spec.datasets.pairs = found.map((each, index) => ({
-      a: each.a / 1000, b: each.b / 1000, index, tip: describe(each),
+      a: each.a, b: each.b, index, tip: describe(each),
     }));
     for (const layer of spec.layer) {
       layer.encoding.x.title = `IoU of ${page.data.names[state.b]} (B)`;
@@ -129,18 +132,18 @@
       return;
     }
     const best = (list, other) => list.find((each) => each !== other);
-    const mean = (model) => {
-      const values = datasets[page.selection.dataset].ious[page.selection.protocol][model].filter((v) => v !== null);
-      return values.reduce((sum, value) => sum + value, 0) / (values.length || 1);
-    };
-    const ranked = [...models].sort((a, b) => mean(b) - mean(a));
+    const means = Object.fromEntries(models.map((model) => {
+      const known = values(model).filter((value) => !Number.isNaN(value));
+      return [model, known.reduce((sum, value) => sum + value, 0) / (known.length || 1)];
+    }));
+    const ranked = [...models].sort((a, b) => means[b] - means[a]);
     // The first model is the recommended one.
     const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
     const known = order.filter((each) => models.includes(each));
     if (!models.includes(state.a)) state.a = best([...known, ...ranked], state.b);
     if (!models.includes(state.b) || state.a === state.b) {
       // The most accurate one that differs visibly, if there is one.
-      state.b = ranked.find((each) => mean(state.a) - mean(each) > equal) ?? best(ranked, state.a);
+      state.b = ranked.find((each) => means[state.a] - means[each] > equal) ?? best(ranked, state.a);
     }
     for (const [menu, value] of [[menuA, state.a], [menuB, state.b]]) {
       menu.replaceChildren(...models.map((name) => new Option(name)));
@@ -152,8 +155,8 @@
     detail.textContent = `${second} Click a dot or a line for its object.`;
     const ordered = [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));
     lists.replaceChildren(
-      list(`Higher IoU with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a > each.b)),
-      list(`Higher IoU with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b > each.a)),
+      list(`Higher IoU with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a - each.b >= least)),
+      list(`Higher IoU with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b - each.a >= least)),
     );
     waiting = found;
     if (seen) draw(found);

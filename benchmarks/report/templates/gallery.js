@@ -10,6 +10,7 @@
   const keys = document.querySelector("#gallery .keys");
 
   const fields = {};
+  const isShown = (model) => models[model] !== undefined && page.isShown(models[model]);
   const iou = (each, model) => each.masks[model]?.[0] ?? null;
   const known = (each) => each.masks.filter(Boolean).map(([value]) => value);
   const failed = (each) => Math.min(...known(each)) < failure;
@@ -89,7 +90,7 @@
     const n = cases.filter((each) => iou(each, state.a) < failure).length;
     const any = masks.cases.some((each) => each.protocol === state.protocol && iou(each, state.a) !== null);
     count.textContent = any
-      ? `${shown.length} of ${cases.length} objects; ${models[state.a]} fails in ${n} (IoU below ${failure}).`
+      ? `${shown.length} of ${cases.length} objects are shown; ${models[state.a]} fails in ${n} of ${cases.length} (IoU below ${failure}).`
       : `${models[state.a]} has no masks for prompts of ${state.protocol} here.`;
     page.say(count.textContent);
   };
@@ -150,10 +151,11 @@
   // The two models of the answer: the recommended one, and the next in accuracy with other masks.
   const pair = () => {
     const order = JSON.parse(document.querySelector(".answer:not([hidden])")?.dataset.order ?? "[]");
-    const [a = 0, ...rest] = order.map((name) => models.indexOf(name)).filter((index) => index >= 0);
+    const usable = [...models.keys()].filter(isShown);
+    const [a = usable[0] ?? 0, ...rest] = order.map((name) => models.indexOf(name)).filter(isShown);
     const differs = (b) => masks.cases.some((each) => each.protocol === state.protocol
       && Math.abs(iou(each, a) - iou(each, b)) > 0.01);
-    const others = [...rest, ...models.keys()].filter((index) => index !== a);
+    const others = [...rest, ...usable].filter((index) => index !== a);
     return { a, b: others.find(differs) ?? others[0] ?? a };
   };
   // The masks follow the selection of the page, and their own part of the address.
@@ -165,7 +167,8 @@
     for (const each of [tools, count, place, keys, more.parentElement]) each.hidden = !stored;
     where.textContent = `Masks are stored for ${page.data.masked}, prompts of ${protocols.join(", ")}, `
       + `not for ${dataset}, ${protocol}. `;
-    const named = page.recall("model").map((name) => models.indexOf(name)).filter((index) => index >= 0);
+    const named = page.recall("model").map((name) => models.indexOf(name)).filter(isShown);
+    for (const option of [...fields.a?.options ?? [], ...fields.b?.options ?? []]) option.disabled = !isShown(option.value);
     Object.assign(state, named.length === 2 ? { a: named[0], b: named[1] } : pair());
     for (const [name, value] of Object.entries(usual)) {
       const [given] = page.recall(name);

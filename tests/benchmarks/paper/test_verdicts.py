@@ -112,7 +112,11 @@ def test_a_count_changes_its_verdict_with_the_record(kit: Any, ledger: Ledger) -
 def test_a_missing_or_failed_count_gives_a_reason(kit: Any, ledger: Ledger) -> None:
     claim = ledger["counts.fastsam-s.all"]
     missing = one(kit.build(params=()), claim)
-    assert (missing.verdict, missing.settle) == ("not measured", "mobilesam-bench params")
+    settle = "mobilesam-bench params --models fastsam-s"
+    assert (missing.verdict, missing.settle) == ("not measured", settle)
+    extra = one(kit.build(params=()), ledger["efficientvit-readme.params.l0"])
+    install = 'pip install "mobilesam-bench[efficientvit]" && '
+    assert extra.settle == f"{install}mobilesam-bench params --models efficientvit-sam-l0"
     failed = ParamsRow(model="fastsam-s", component="all", status="error", why="no ultralytics")
     assert "no ultralytics" in one(kit.build(params=(failed,)), claim).why
 

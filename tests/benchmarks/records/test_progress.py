@@ -87,3 +87,11 @@ def test_bars_and_results_say_when_the_run_will_end(
         "latency: 2 of 4, about 3 min left here, about 13 min left in all",
         "mobilesam: encode 1 s; about 10 min left in all",
     ]
+
+
+def test_a_run_takes_no_less_than_its_present_stage() -> None:
+    outlook = progress.Outlook()
+    outlook.plan("miou", 36, 60.0)
+    outlook.advance("miou", 18, 36.0)  # a faster model
+    outlook.advance("miou", 1, 60.0)
+    assert outlook.text(1320.0) == "about 22 min left in all"

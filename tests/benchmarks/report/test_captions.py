@@ -307,6 +307,9 @@ def test_message_of_subgroups() -> None:
     ]  # fmt: skip
     said = "a has its highest mIoU on cat, 70.0 %, and its lowest on dog, 20.0 %."
     assert captions.subgroups(rows[:2], ["cat", "dog"]) == said
+    wide = [replace(row, ci95=(0.1, 0.8)) for row in rows]
+    overlapping = captions.subgroups(wide[:2], ["cat", "dog"])
+    assert overlapping == said.replace(" %.", " %; their intervals overlap.")
     start = "Of the 2 groups in the chart (at least 20 objects and 8 images each), "
     assert captions.subgroups(rows, ["cat", "dog"]) == start + said
     assert captions.subgroups(rows, ["cat", "dog"], "b").startswith(f"{start}b has its highest")

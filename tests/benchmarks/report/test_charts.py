@@ -8,6 +8,7 @@ import pytest
 from example_records import sized_record
 
 from benchmarks.evaluation.subgroups import SubgroupRow
+from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.charts import (
     Figure,
@@ -114,6 +115,7 @@ def test_latency_chart_has_three_times_of_a_model_on_one_line(record: RunRecord)
     assert {row["step"]: row["value"] for row in own} == {
         "encode": 1200.0, "decode": 55.0, "end to end": 1269.0,
     }  # fmt: skip
+    assert min(row["value"] for row in values(figure)) >= NOTHING_MS
     order = figure.chart["layer"][0]["encoding"]["y"]["sort"]
     assert order.index("box") < order.index("mobilesam") < order.index("sam-vit-h")
     assert any("Hollow: random weights" in note for note in figure.notes)
@@ -225,10 +227,11 @@ def test_subgroups_leave_out_the_reference_and_name_it() -> None:
     many = [SubgroupRow(*where[:3], "category", f"c{i}", "b", 9, 90, 0.5, None) for i in range(21)]
     (figure,) = subgroups(["a", "b"], many, {})
     assert figure.notes[-1] == "In the chart are the 12 largest."
-    few = SubgroupRow(*where[:3], "category", "rare", "b", 4, 19, 1.0, None)
+    few = SubgroupRow(*where[:3], "category", "rare", "b", 4, 19, 1.0, (0.0, 1.0))
     (figure,) = subgroups(["a", "b"], [*many[:3], few], {})
     assert {row["label"].split("|")[0] for row in values(figure)} == {"c0", "c1", "c2"}
     assert "1 of 4 have fewer than 20 objects or 8 images" in figure.notes[-1]
+    assert any("Intervals over 4 images are wide" in note for note in figure.notes)
     assert "rare" in figure.table.to_csv()
     assert len(figure.table.rows) == 4
 

@@ -26,7 +26,7 @@ from benchmarks.report.plots import (
     size_figure,
     write_plots,
 )
-from benchmarks.report.style import plot_style, print_styles, save_figure
+from benchmarks.report.style import MUTED, plot_style, print_styles, save_figure
 from benchmarks.tables.record_queries import Protocol, protocols, setups
 
 FILES = {"params", "latency", "decode", "accuracy-latency-box", "size-box"}
@@ -332,3 +332,11 @@ def test_input_sizes_of_a_model_are_one_curve() -> None:
     (curve,) = (line for line in ax.lines if len(line.get_xdata()) == 3 and line.get_c() == color)
     assert list(curve.get_xdata()) == sorted(curve.get_xdata())
     assert "Lines join the input sizes" in figure.get_supxlabel()
+
+
+def test_the_front_ends_at_its_last_model(record: RunRecord) -> None:
+    setup, protocol = setups(record)[0], protocols(record)[0]
+    points, *_ = frames.accuracy_latency_frame(record, setup, protocol)
+    (ax,) = accuracy_figure(record, setup, protocol).axes
+    (line,) = (each for each in ax.lines if each.get_color() == MUTED)
+    assert max(line.get_xdata()) == max(frames.pareto_front(points)["ms"])

@@ -18,6 +18,7 @@ from benchmarks.tables.record_tables import (
     licence_text,
     models_table,
     params_table,
+    provenance,
     summary_table,
     write_tables,
 )
@@ -65,6 +66,24 @@ def test_empty_cells_of_the_summary_give_a_reason(record: RunRecord) -> None:
     assert "(2) RuntimeError: out of memory | at <box>" in summary.notes
     assert all(cell.text for row in summary.rows for cell in row[2:])
     assert "coco:val2017_dev" in " ".join(summary.notes)
+
+
+def test_a_model_that_was_skipped_ran_no_random_weights(record: RunRecord) -> None:
+    def only_counted(row: Any) -> Any:
+        skipped = {"status": "skipped", "why": "no network"}
+        return row.model_copy(update=skipped) if row.model == "sam-vit-h" else row
+
+    models = tuple(map(only_counted, record.models))
+    rows = {"latency": tuple(r for r in record.latency if r.weights != "random"),
+            "miou": tuple(r for r in record.miou if r.model != "sam-vit-h")}  # fmt: skip
+    skipped = record.model_copy(update={"models": models, **rows})
+    assert "Random weights: times are valid" in " ".join(summary_table(record).notes)
+    text = " ".join((*summary_table(skipped).notes, *provenance(skipped)))
+    assert "Random weights" not in text
+    assert "sam-vit-h none here" in text
+    (row,) = (r for r in summary_table(skipped).rows if r[0].text == "sam-vit-h")
+    assert "none here" in [cell.text for cell in row]
+    assert not any("random" in cell.text for cell in row)
 
 
 def test_model_that_failed_to_load_keeps_its_row(make_record: Callable[..., RunRecord]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_order_and_filters(large: Path, visit: Callable[..., Any]) -> None:
     tools.get_by_role("spinbutton", name="IoU of A from").fill("")
     tools.get_by_role("spinbutton", name="to").fill("")
     before = str(count.text_content())
+    shown = re.match(r"24 of (\d+) objects are shown; \w+ fails in \d+ of (\d+) ", before)
+    assert shown is not None
+    assert shown[1] == shown[2]
     tools.get_by_label("Size").select_option("medium")
     assert str(count.text_content()) != before
     labels = cards(page).evaluate_all("(all) => all.map((each) => each.ariaLabel)")
@@ -64,6 +68,14 @@ def test_masks_follow_the_answer_and_say_what_they_are_of(
     assert str(recommended).startswith(f'["{first.text_content()}"')
     scope = page.locator("#gallery-scope")
     assert not scope.is_visible()
+    hidden = str(first.text_content())
+    page.locator("#models-filter > summary").click()
+    page.locator(".boxes").get_by_label(hidden, exact=True).uncheck()
+    assert first.text_content() != hidden
+    assert hidden not in str(page.locator("#gallery-count").text_content())
+    page.locator(".boxes").get_by_label(hidden, exact=True).check()
+    page.keyboard.press("Escape")
+    assert first.text_content() == hidden
     page.evaluate(
         "page.data.masked = 'other'; document.documentElement.dispatchEvent("
         "new Event('selectionchange'))"
