@@ -75,7 +75,7 @@ def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]
         level = f"the same {noun}" if same else f"an {noun} equal to within one point"
         ratio = advice.ratio_between(record, other, chosen)
         times = times_as(ratio.value, "fast", other.model, ratio.doubt)
-        return f"{chosen.model} is {times} at {level}."
+        return f"{chosen.steps.label.capitalize()}, {chosen.model} is {times} at {level}."
     if networks:
         other = max(networks, key=lambda each: each.miou)
         by_chance = relations[other.model] in ("equal", "tied")

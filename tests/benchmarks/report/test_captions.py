@@ -62,7 +62,7 @@ def check_trade_off(said: str, models: dict[str, Made], pairs: Pairs, shown: lis
     miou = {name: models[name].miou or 0.0 for name in shown}
     ms = {name: (models[name].ms or (0.0, 0.0, 0.0)) for name in shown}
     spreads = {name: Spread(ms[name][1:], is_range=True) for name in shown}
-    if match := re.fullmatch(rf"(\w) is {TIMES} (\w) at (the same|an) mIoU.*\.", said):
+    if match := re.fullmatch(rf"End to end, (\w) is {TIMES} (\w) at (the same|an) mIoU.*\.", said):
         one, ratio, other, same = match.groups()
         assert close(ratio, ms[other][0] / ms[one][0])
         assert spreads[one].below(spreads[other])
