@@ -91,7 +91,9 @@ def test_gains_and_targets_are_by_processor_and_against_the_authors(tmp_path: Pa
     assert "| encoder, bfloat16, AVX-512 | at least 6 x | 6 x | reached |" in text
     assert "| encoder, float32, AVX2 | at least 2.8 x | 3.5 x | reached |" in text
     assert "| decoder, 1 prompt on a new embedding, AVX2 | at least 3 x | 2 x | missed |" in text
-    assert "decoder, 1 prompt on a new embedding, AVX2.** A call with one prompt computes" in text
+    assert (
+        "decoder, 1 prompt on a new embedding, AVX2.** A call on a new embedding computes" in text
+    )
     assert "| decoder, 1 prompt after set\\_image, AVX2 | at least 3 x | 5 x | reached |" in text
     assert "`set_image` runs the encoder and computes what all prompts" in text
     assert "First call" not in text  # of older documents
