@@ -161,7 +161,7 @@ def decode(record: RunRecord, setup: Setup) -> Caption | None:
         )
     low, high = advice.extreme_slopes(known)
     doubt = advice.doubt(*(known[names[0]].timing for names in (low, high)))
-    few = f" ({doubt})" if doubt else ""
+    few = f", {doubt}" if doubt else ""
     least, most = (f"{'about ' * bool(few)}{known[names[0]].text}" for names in (low, high))
     if len(known) == 1:
         return Caption(title, f"Each further prompt costs {low[0]} {least}{few}.")

@@ -146,7 +146,9 @@ def models_table(record: RunRecord) -> Table:
     def notes_cell(row: ModelRow) -> Cell:
         text = clean("; ".join(filter(None, (row.weights_note, row.note))))
         raw = (row.weights_note, row.note, row.weights.why)
-        return Cell(text, raw, reason=row.weights.why and clean(row.weights.why))
+        why = row.weights.why and clean(row.weights.why)
+        official = "not the official weights: " if row.weights.kind == "file" else ""
+        return Cell(text, raw, reason=why and f"{official}{why}")
 
     columns = (
         MODEL,
@@ -491,10 +493,10 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     ]
     accuracy = [] if protocol is None else [_miou_column(protocol)]
     columns = [MODEL, *accuracy, *map(_dash_if_not_measured, costs)]
-    notes = [
-        "Times: medians, decode of one prompt. Params: used. Memory: peak of the process. "
-        "A dash: not measured on this machine with these settings."
-    ]
+    shown = ranked or entries
+    notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
+    if any(column.cell(entry).text == "-" for column in columns for entry in shown):
+        notes.append("A dash: not measured on this machine with these settings.")
     if clicks is not None:
         notes.append(
             f"{clicks.label.capitalize()}: preprocessing and encoding once, decoding and "
@@ -502,7 +504,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
         )
     if ranked and others:
         notes.append(f"No value under this protocol: {', '.join(others)}.")
-    return build_table("selection", "Models", columns, ranked or entries, notes)
+    return build_table("selection", "Models", columns, shown, notes)
 
 
 def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Table:
