@@ -81,6 +81,12 @@
           && (protocol < 0 || row.cells[protocol].textContent === wanted));
         left += !row.hidden;
       }
+      // A footnote is shown with the rows that refer to it.
+      const kept = table.rowsAsMade.filter((row) => !row.hidden).map((row) => row.textContent).join();
+      for (const note of figure.querySelectorAll(".notes > li")) {
+        const mark = /^\(\d+\)/.exec(note.textContent);
+        note.hidden = mark !== null && !kept.includes(mark[0]);
+      }
       const all = table.rowsAsMade.length;
       const text = `(${left === all ? "" : `${left} of `}${all} row${all === 1 ? "" : "s"})`;
       for (const each of counts) each.textContent = text;

@@ -144,6 +144,11 @@ def test_models_are_searched_and_hidden(many: Path, visit: Callable[..., Any]) -
         "(n) => document.querySelectorAll('#time [aria-roledescription=value]').length < n",
         arg=everything,
     )
+    for each in page.locator("figure.table").all():
+        marks = [re.match(r"\(\d+\)", str(note.text_content()))
+                 for note in each.locator(".notes > li:not([hidden])").all()]  # fmt: skip
+        rows = " ".join(each.locator("tbody tr:not([hidden])").all_text_contents())
+        assert all(mark[0] in rows for mark in marks if mark)
     labels = page.locator("#summary .plot:visible .role-legend-label text")
     page.wait_for_function(
         "() => document.querySelectorAll('#summary .plot .role-legend-label text').length === 1"
