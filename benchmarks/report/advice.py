@@ -503,7 +503,7 @@ def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement
         )
     data, where = data_label(record, protocol), f"with prompts of {protocol.protocol}"
     for base in floors[:1]:
-        alone = all(relation(record, base, row) == "different" for row in floors[1:])
+        alone = {relation(record, base, row) == "different" for row in floors[1:]} == {True}
         best_floor = f"{'the best' if alone else 'a'} baseline without a network"
         for index, row in enumerate(networks):
             gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
