@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 LEVEL = round(1 - CONFIDENCE, 6)
 """Two models differ if the corrected p-value is at most this."""
+NO_DIFFERENCE = 0.0005
+"""Two models count as one if the interval of their difference is within this, printed as 0.0."""
 
 _PROMPT = ["image_id", "annotation_id"]
 _TASK = ["reference", "protocol"]
 NEEDED = (*_PROMPT, "model", *_TASK, "iou")
 """Columns of the instance table that comparisons use."""
 
+_Pair = tuple[str, str, str, frozenset[str]]
 PromptCounts = dict[tuple[str, str], Counter[str | None]]
 """By reference and protocol: number of prompts answered by each model, and by any (None)."""
 
@@ -37,8 +40,8 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
 
     A pair is compared on the prompts that both answered (`unshared_prompts` lists models that left
     some unanswered); if there is none, the pair has no row. Interval and p-value are those of
-    `statistics.clustered_mean` of the differences, so they agree with each other; the p-values are
-    corrected by `holm` over all rows of the same reference.
+    `statistics.clustered_mean` of the differences, so they agree with each other; for the p-values
+    see `corrected`.
 
     Measured by simulation (2,000 trials each; two equally good models, image effects, 30 or 100
     images with 1 to 60 instances; also where one model is better in crowded images and the other
@@ -101,7 +104,7 @@ def compare_tables(
                     key = str(reference), str(protocol), str(a), str(b)
                     sums = pairs.setdefault(key, ImageSums(1))
                     sums.add(images[both], differences[both])
-    families: dict[str, list[ComparisonRow]] = {}
+    found = []
     for (reference, protocol, a, b), sums in pairs.items():
         n_instances, (totals,) = sums.finish()
         result = clustered_mean_of_sums(n_instances, totals, sums.limits(0), seed)
@@ -118,21 +121,54 @@ def compare_tables(
             p_value=result.p_value,
             p_adjusted=result.p_value,
         )
-        families.setdefault(reference, []).append(row)
-    return tuple(each for family in families.values() for each in corrected(family)), counts
+        found.append(row)
+    return corrected(found), counts
 
 
-def corrected(rows: Iterable[ComparisonRow]) -> tuple[ComparisonRow, ...]:
-    """Rows, in their order, with p-values corrected over all of the same dataset and reference."""
-    found = list(rows)
-    families: dict[tuple[str, str], list[int]] = {}
-    for index, row in enumerate(found):
-        families.setdefault((row.dataset, row.reference), []).append(index)
+def corrected(
+    rows: Iterable[ComparisonRow], known: Iterable[ComparisonRow] = ()
+) -> tuple[ComparisonRow, ...]:
+    """The known rows and the others, whose p-values are corrected by `holm`.
+
+    It corrects for all pairs of the same dataset and reference. Models whose difference is within
+    `NO_DIFFERENCE` count as one: the p-value of such a pair is 1, and pairs that are equal but for
+    them share the p-value of the first. Rows of a model that is the reference are left out.
+    """
+    known = tuple(known)
+    others = (
+        row
+        for row in rows
+        if row.reference.removeprefix(TEACHER_PREFIX) not in (row.model_a, row.model_b)
+    )
+    found = (*known, *others)
+    same: dict[tuple[str, str, str, str], str] = {}
+
+    def pair(row: ComparisonRow) -> _Pair:
+        """Dataset, reference, protocol, and what both models count as."""
+        task, models = (row.dataset, row.reference, row.protocol), {row.model_a, row.model_b}
+        while earlier := {each for each in models if (*task, each) in same}:
+            models = models - earlier | {same[*task, each] for each in earlier}
+        return *task, frozenset(models)
+
+    for row in found:
+        *_, models = pair(row)
+        if len(models) == 2 and max(map(abs, row.ci95 or (row.difference,))) <= NO_DIFFERENCE:
+            one, other = models
+            same[row.dataset, row.reference, row.protocol, other] = one
+    keys = [pair(row) for row in found]
+    p_values: dict[_Pair, float] = {}
+    for key, row in zip(keys, known, strict=False):
+        p_values.setdefault(key, row.p_adjusted)
+    families: dict[tuple[str, str], dict[_Pair, float]] = {}
+    for key, row in zip(keys, found, strict=True):
+        if len(key[-1]) == 2 and key not in p_values:
+            families.setdefault(key[:2], {}).setdefault(key, row.p_value)
     for family in families.values():
-        adjusted = holm([found[index].p_value for index in family])
-        for index, p_adjusted in zip(family, adjusted, strict=True):
-            found[index] = found[index].model_copy(update={"p_adjusted": p_adjusted})
-    return tuple(found)
+        p_values |= zip(family, holm([*family.values()]), strict=True)
+    return tuple(
+        row.model_copy(update={"p_adjusted": p_values.get(key, 1.0)})
+        for key, row in zip(keys, found, strict=True)
+    )
 
 
 def count_prompts(rows: pd.DataFrame) -> PromptCounts:

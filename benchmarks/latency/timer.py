@@ -107,7 +107,7 @@ def measure(
     if warmup_ms and not stable:
         warnings.append(f"not stable after {len(warmup_ms)} warm-up calls")
     if len(times) < rule.min_calls:
-        warnings.append(f"few samples: {len(times)} of {rule.min_calls} (cap of the profile)")
+        warnings.append(f"fewer than {rule.min_calls} calls of a process (cap of the profile)")
     return Samples(tuple(times), len(warmup_ms), tuple(warnings))
 
 

@@ -183,8 +183,8 @@ def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> tuple[Table, Table]:
     """Number of claims of each paper by verdict, and one line for each claim."""
 
     def count(verdict: Verdict) -> RowColumn:
-        def value(own: Sequence[ClaimVerdict]) -> int | None:
-            return tally(own).get(verdict)
+        def value(group: tuple[str, Sequence[ClaimVerdict]]) -> int | None:
+            return tally(group[1]).get(verdict)
 
         return value_column(verdict[0].upper() + verdict[1:], slug(verdict), get=[value], show=str)
 
@@ -192,11 +192,11 @@ def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> tuple[Table, Table]:
         f"{FOLDER}-verdicts",
         "Verdicts by paper",
         (
-            text_column("Paper", "paper", get=["0.paper"]),
-            value_column("Claims", "claims", get=[len], show=str),
+            text_column("Paper", "paper", get=["0"]),
+            value_column("Claims", "claims", get=[lambda group: len(group[1])], show=str),
             *(count(verdict) for verdict in tally(verdicts)),
         ),
-        grouped((verdict.paper, verdict) for verdict in verdicts).values(),
+        grouped((_paper(verdict), verdict) for verdict in verdicts).items(),
     )
     columns = (
         text_column("Claim", "what"),
@@ -210,6 +210,13 @@ def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> tuple[Table, Table]:
     )
     title = "All claims, a line each"
     return papers, build_table(f"{FOLDER}-{LEDGER}", title, columns, _by_source(verdicts))
+
+
+def _paper(verdict: ClaimVerdict) -> str:
+    """The paper of a claim; those that are no result of a paper are apart, as in `tally_text`."""
+    if not verdict.published:
+        return "Counts made by this project"
+    return "Figures that follow from others" if verdict.basis == "arithmetic" else verdict.paper
 
 
 def _reason(verdict: ClaimVerdict) -> str:

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from baselines.interface import DecodeKind, WeightsKind
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
 from mobilesam.frozen_model import FrozenModel
+from mobilesam.weights.checkpoints import shipped_origins
 
 SchemaVersion = Literal[1]
 SCHEMA_VERSION: SchemaVersion = 1
@@ -40,6 +41,14 @@ class WeightsRow(FrozenModel):
     shipped: str | None = Field(
         default=None, description="origin of weights from inside this package; None for others"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recognize(cls, data: Any) -> Any:
+        """Adds `shipped` to weights of this package that were given as any file."""
+        if isinstance(data, dict) and data.get("sha256") and not data.get("shipped"):
+            return data | {"shipped": shipped_origins().get(data["sha256"])}
+        return data
 
 
 class ModelRow(FrozenModel):
@@ -248,7 +257,8 @@ class AccuracyTimeRow(FrozenModel):
 class ComparisonRow(FrozenModel):
     """Paired comparison of two models on the same prompts: mean IoU of A minus that of B.
 
-    `p_adjusted` is corrected (Holm) over all comparisons of the same dataset and reference.
+    `p_adjusted` is corrected (Holm) over all pairs of models and protocols with the same
+    dataset and reference; models that do not differ count as one.
     """
 
     dataset: str

@@ -49,6 +49,7 @@ FEW_CALLS = 5
 FEW_IMAGES = 30
 """Accuracy on fewer images has a caution."""
 ORACLE = "The scored mask was chosen with the ground truth, which is unknown in use."
+DRAWN = "Accuracy on drawn scenes does not predict that on photographs."
 ENCODE = Steps("encode", (("encode", None, 1),))
 
 _UNDECIDED: Statement = (
@@ -222,12 +223,25 @@ def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
 
 
 class Ratio(NamedTuple):
-    """How many times a time is another, with both in ms, and why it is approximate, if it is."""
+    """A time over a shorter one, both in ms, and why the ratio is approximate, if it is.
 
-    value: float
+    The times are `replaced` if they are of a run that measured both, and not those on the page.
+    """
+
     slow_ms: float
     fast_ms: float
     doubt: str
+    replaced: bool = False
+
+    @property
+    def times(self) -> str:
+        """Both times as printed."""
+        return f"{milliseconds(self.fast_ms)} against {milliseconds(self.slow_ms)}"
+
+    def text(self, word: str, other: str = "") -> str:
+        """The ratio in words, see `times_as`, with the times if they are not those on the page."""
+        where = f" ({self.times} in one run)" if self.replaced else ""
+        return f"{times_as(self.slow_ms / self.fast_ms, word, other, self.doubt)}{where}"
 
 
 def ratio_of(record: RunRecord, setup: Setup, steps: Steps, slow: str, fast: str) -> Ratio | None:
@@ -236,17 +250,17 @@ def ratio_of(record: RunRecord, setup: Setup, steps: Steps, slow: str, fast: str
     if one is None or other is None:
         return None
     runs = () if one.run == other.run else unique(row.run or "" for row in record.other_latency)
-    for run in runs:
+    for run in reversed(runs):
         first, second = (steps.time(record, setup, model, run) for model in (slow, fast))
         if first is not None and second is not None and first.ms > second.ms:
-            one, other = first, second
-    return Ratio(one.ms / other.ms, one.ms, other.ms, doubt(one, other))
+            return Ratio(first.ms, second.ms, doubt(first, second), replaced=True)
+    return Ratio(one.ms, other.ms, doubt(one, other))
 
 
 def ratio_between(record: RunRecord, slow: Candidate, fast: Candidate) -> Ratio:
     """The ratio of the times of two candidates."""
     found = ratio_of(record, slow.setup, slow.steps, slow.model, fast.model)
-    return found or Ratio(slow.ms / fast.ms, slow.ms, fast.ms, doubt(slow, fast))
+    return found or Ratio(slow.ms, fast.ms, doubt(slow, fast))
 
 
 def network_forms(record: RunRecord, models: Sequence[str], verb: str = "measured") -> str:
@@ -259,7 +273,7 @@ def network_forms(record: RunRecord, models: Sequence[str], verb: str = "measure
         row = queries.model_row(record, model)
         return (row and row.weights.sha256) or split_size(model)[0]
 
-    floors = [model for model in models if is_floor(record, model)]
+    floors = [model for model in models if queries.is_floor(record, model)]
     forms = [model for model in models if model not in floors]
     n = len({network(model) for model in forms})
     parts = [f"{n} network{'s' * (n != 1)}"] if forms else []
@@ -283,9 +297,6 @@ def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) ->
         found, label = list[Candidate](), ""
         if setup is not None:
             found, label = candidates(record, setup, protocol)
-        untimed = len(candidate_rows(record, protocol)) - len(found)
-        if untimed > 1 and all(is_floor(record, each.model) for each in found):
-            found = []  # of the networks, none was timed
         if only := _only(record, protocol, found, label):
             return only
         if not found:
@@ -293,10 +304,9 @@ def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) ->
         chosen = choose(record, found)
         reason, times, accuracies = _why(record, protocol, found, chosen, label)
         where = data_label(record, protocol)
-        oracle = f" {ORACLE}" if _is_oracle(protocol) else ""
         disturbed = _disturbed(record, setup, [each.model for each in found], label)
         return (
-            f"Run {chosen.model}: {reason} ({where}).{oracle}{disturbed}",
+            f"Run {chosen.model}: {reason} ({where}).{_remarks(protocol)}{disturbed}",
             f"mIoU {accuracies}. Time, {times}.",
         )
     if setup is not None and (encode := _encode_times(record, setup, random=False)):
@@ -317,8 +327,10 @@ def _disturbed(record: RunRecord, setup: Setup | None, models: Sequence[str], la
     return ""
 
 
-def _is_oracle(protocol: Protocol) -> bool:
-    return protocol.protocol.endswith("-oracle")
+def _remarks(protocol: Protocol) -> str:
+    """What a reader of an accuracy has to know about its prompts and data."""
+    oracle = f" {ORACLE}" if protocol.protocol.endswith("-oracle") else ""
+    return f"{oracle} {DRAWN}" if protocol.dataset.startswith("synthetic:") else oracle
 
 
 def _only(
@@ -331,10 +343,10 @@ def _only(
     row = found[0].row if found else rows[0]
     time = f", {label} {milliseconds(found[0].ms)}" if found else ""
     others = [each for each in rows if each is not row]
-    measured = "has an accuracy and a time" if others else "was measured"
+    measured = "has an accuracy and a time" if others else "has an accuracy here"
     return (
         f"Only {row.model} {measured} with prompts of {protocol.protocol}: mIoU "
-        f"{percent(row.miou or 0)} %{time} ({data_label(record, protocol)}).",
+        f"{percent(row.miou or 0)} %{time} ({data_label(record, protocol)}).{_remarks(protocol)}",
         f"Without a time: {_accuracies(others)}." if others else "Advice needs two models.",
     )
 
@@ -346,12 +358,6 @@ def _accuracies(rows: Sequence[MiouRow]) -> str:
         value, _, bounds = percent(row.miou or 0, row.ci95).partition(" ")
         parts.append(f"{row.model} {value} % {bounds}".rstrip())
     return ", ".join(parts)
-
-
-def is_floor(record: RunRecord, model: str) -> bool:
-    """Whether a model is a baseline without a network, such as `box` or `grabcut`."""
-    row = queries.model_row(record, model)
-    return row is not None and row.decode_kind == "classical"
 
 
 def _by_time(setup: Setup, encode: Times) -> Statement:
@@ -380,9 +386,8 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
         reason += f"; {joined(tied)} cannot be distinguished from it on {best.n_images} images"
     return (
         f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason} "
-        f"({data_label(record, protocol)}).{f' {ORACLE}' if _is_oracle(protocol) else ''}",
-        f"mIoU {_accuracies(rows)}. No time of these networks was measured on this machine with "
-        "these settings.",
+        f"({data_label(record, protocol)}).{_remarks(protocol)}",
+        f"mIoU {_accuracies(rows)}. The tables of times have none of these networks.",
     )
 
 
@@ -405,7 +410,7 @@ def _why(
         certain = "untested" not in relations.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
         reason += f" of the {len(found)} models {'timed here' if untimed else 'measured'}"
-        if [c for c in found if not is_floor(record, c.model)] == [chosen]:
+        if [c for c in found if not queries.is_floor(record, c.model)] == [chosen]:
             reason += ", and the only network"
     else:
         reason = "no other is measurably more accurate"
@@ -432,8 +437,7 @@ def _why(
         if other in same_time:
             return "no measurable difference"
         slow, fast = (chosen, other) if other.ms < chosen.ms else (other, chosen)
-        ratio = ratio_between(record, slow, fast)
-        return times_as(ratio.value, "fast" if fast is other else "long", doubt=ratio.doubt)
+        return ratio_between(record, slow, fast).text("fast" if fast is other else "long")
 
     ratios = (f"{each.model} {milliseconds(each.ms)}, {compared(each)}" for each in alike)
     times = "; ".join((f"{label}: {chosen.model} {milliseconds(chosen.ms)}", *ratios))
@@ -450,9 +454,9 @@ def _faster(record: RunRecord, setup: Setup, protocol: Protocol) -> Iterator[Sta
     if len(found) < 2:
         return
     last = chosen = choose(record, found)
-    floors = [each for each in found if is_floor(record, each.model)]
+    floors = [each for each in found if queries.is_floor(record, each.model)]
     for each in reversed(front_of(found)):
-        if not each.faster_than(last) or is_floor(record, each.model):
+        if not each.faster_than(last) or queries.is_floor(record, each.model):
             continue
         shown = ""
         for base in floors[:1]:
@@ -468,11 +472,10 @@ def _faster(record: RunRecord, setup: Setup, protocol: Protocol) -> Iterator[Sta
         ratio = ratio_between(record, chosen, each)
         yield (
             f"On {setup.label}, where time matters more, run {each.model}: it is "
-            f"{times_as(ratio.value, 'fast', chosen.model, ratio.doubt)}, and its "
+            f"{ratio.text('fast', chosen.model)}, and its "
             f"mIoU with {protocol.protocol} is {points_text(chosen.miou, each.miou)} lower"
             f"{', which may be chance' if chance else ''}{shown} ({data_label(record, protocol)}).",
-            f"{label} {milliseconds(ratio.fast_ms)} against {milliseconds(ratio.slow_ms)}; mIoU "
-            f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
+            f"{label} {ratio.times}; mIoU {percent(each.miou)} % against {percent(chosen.miou)} %.",
         )
 
 
@@ -493,7 +496,7 @@ def shown_model(record: RunRecord, protocol: Protocol, models: Iterable[str]) ->
 def _accuracy_facts(record: RunRecord, protocol: Protocol) -> Iterator[Statement]:
     """Networks against the best baseline, and objects by size."""
     rows = candidate_rows(record, protocol)
-    floors = [row for row in rows if is_floor(record, row.model)]
+    floors = [row for row in rows if queries.is_floor(record, row.model)]
     networks = [row for row in rows if row not in floors]
     if networks:
         first = shown_model(record, protocol, [row.model for row in networks])
@@ -536,7 +539,7 @@ def _encode_times(record: RunRecord, setup: Setup, *, random: bool = True) -> Ti
         if (
             time is not None
             and time[0] >= NOTHING_MS
-            and not (queries.is_for_tests(record, model) or is_floor(record, model))
+            and not (queries.is_for_tests(record, model) or queries.is_floor(record, model))
             and (random or not queries.has_random_weights(record, model))
         ):
             found[model] = time
@@ -613,7 +616,7 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
         if slowest not in fastest:
             ratio = ratio_of(record, setup, ENCODE, slowest, fastest[0])
             assert ratio is not None  # noqa: S101 - both have a time
-            text += f"; {slowest} takes {times_as(ratio.value, 'long', fastest[0], ratio.doubt)}"
+            text += f"; {slowest} takes {ratio.text('long', fastest[0])}"
         yield f"{text}.", f"{_times_text(encode)}{_tie_text(fastest)}."
     decoders = {
         model: slope
@@ -635,7 +638,7 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
     memory = {
         model: found.peak_rss_bytes / MIB
         for model in model_names(record)
-        if not queries.is_for_tests(record, model) and not is_floor(record, model)
+        if not queries.is_for_tests(record, model) and not queries.is_floor(record, model)
         if (found := queries.find_memory(record, setup.device, model)) is not None
     }
     if len(memory) > 1:
@@ -696,15 +699,13 @@ def _left_out(record: RunRecord, protocol: Protocol) -> Iterator[Statement]:
 
 
 def _data_cautions(record: RunRecord, dataset: str) -> Iterator[Statement]:
-    """Drawn scenes, and few images."""
+    """Few images."""
     counts = [
         row.n_images
         for protocol in queries.protocols(record)
         if (protocol.dataset, protocol.reference) == (dataset, GROUND_TRUTH)
         for row in candidate_rows(record, protocol)
     ]
-    if counts and dataset.startswith("synthetic:"):
-        yield f"Accuracy on drawn scenes says little about photos: {dataset}.", "Drawn data."
     if 0 < max(counts, default=0) < FEW_IMAGES:
         text = "Accuracy on few images shows large differences only"
         label = dataset_label(dataset, max(counts))

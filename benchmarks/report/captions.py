@@ -63,7 +63,7 @@ def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]
     relations = {each.model: queries.relation(record, chosen.row, each.row) for each in others}
     slower = [c for c in others if chosen.faster_than(c) and relations[c.model] == "equal"]
     faster = [c for c in others if c.faster_than(chosen)]
-    networks = [c for c in faster if c.miou < chosen.miou and not advice.is_floor(record, c.model)]
+    networks = [c for c in faster if c.miou < chosen.miou and not queries.is_floor(record, c.model)]
     if not others:
         return (
             f"{chosen.model} reaches {percent(chosen.miou)} % {noun} in {milliseconds(chosen.ms)} "
@@ -73,17 +73,15 @@ def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]
         other = max(slower, key=lambda each: each.ms)
         same = percent(chosen.miou) == percent(other.miou)
         level = f"the same {noun}" if same else f"an {noun} equal to within one point"
-        ratio = advice.ratio_between(record, other, chosen)
-        times = times_as(ratio.value, "fast", other.model, ratio.doubt)
+        times = advice.ratio_between(record, other, chosen).text("fast", other.model)
         return f"{chosen.steps.label.capitalize()}, {chosen.model} is {times} at {level}."
     if networks:
         other = max(networks, key=lambda each: each.miou)
         by_chance = relations[other.model] in ("equal", "tied")
-        ratio = advice.ratio_between(record, chosen, other)
         return (
             f"{chosen.model} has {points_text(chosen.miou, other.miou)} more {noun} than "
             f"{other.model}{', a gap that may be chance' if by_chance else ''}; {other.model} is "
-            f"{times_as(ratio.value, 'fast', doubt=ratio.doubt)}."
+            f"{advice.ratio_between(record, chosen, other).text('fast')}."
         )
     best = max(others, key=lambda each: each.miou)
     if percent(chosen.miou) == percent(best.miou):
@@ -122,7 +120,7 @@ def latency(record: RunRecord, setup: Setup) -> Caption | None:
             steps = Steps(label, ((phase, rows[slowest].n_prompts, 1),))
             ratio = advice.ratio_of(record, setup, steps, slowest, fastest[0])
             assert ratio is not None  # noqa: S101 - both have a time
-            text += f"; {slowest} takes {times_as(ratio.value, 'long', fastest[0], ratio.doubt)}"
+            text += f"; {slowest} takes {ratio.text('long', fastest[0])}"
         return Caption(title, f"{text}.")
     return None
 
@@ -139,7 +137,7 @@ def _networks(record: RunRecord, found: Mapping[str, T]) -> tuple[dict[str, T], 
     networks = {
         model: value
         for model, value in found.items()
-        if not (advice.is_floor(record, model) or queries.is_for_tests(record, model))
+        if not (queries.is_floor(record, model) or queries.is_for_tests(record, model))
     }
     return (networks, "network") if networks else (dict(found), "model")
 
@@ -288,7 +286,8 @@ def history(frame: Any, unit: str) -> str:
     show = milliseconds if unit == "ms" else lambda value: f"{number(value, 1)} %"
     first, last, low, high = map(show, (values[0], values[-1], min(values), max(values)))
     if low == high:
-        return f"{model} has {first} in all {len(values)} comparable runs."
+        runs = "both" if len(values) == 2 else f"all {len(values)}"
+        return f"{model} has {first} in {runs} comparable runs."
     between = "" if {low, high} == {first, last} else f", between {low} and {high},"
     if unit == "ms":
         start, end = (queries.bounds_of(row.value, row.spread) for row in (rows[0], rows[-1]))

@@ -48,7 +48,6 @@ _SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond"}
 _SHAPES |= {"v": "triangle-down", "P": "cross"}
 _SHAPES["X"] = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
 """Vega's names of the matplotlib markers in `style.ModelStyle`."""
-_CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
 _LANE_PX = 21
 _PHASES = {"encode": None, "decode": 1, "end_to_end": 1}
@@ -182,9 +181,9 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         base.transform_filter("datum.parameters > 0")
         .mark_point(filled=True, **mark)
         .encode(shape=_shape(models), size=alt.Size("area:Q", scale=None, legend=None)),
-        base.transform_filter("!(datum.parameters > 0)").mark_point(
-            shape=_CROSS, size=60, strokeWidth=2, **mark
-        ),
+        base.transform_filter("!(datum.parameters > 0)")
+        .mark_point(style="hollow", size=_LEAST_AREA_PX2, strokeWidth=2, **mark)
+        .encode(shape=_shape(models)),
     )
 
     ends = ("time_ms", *(f"time_{end}_ms" for end in ENDS))
@@ -206,7 +205,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         caption.title,
         "",
         scope_of(protocol, setup),
-        f"{len(points)} models by latency ({label}) and {noun}. On the Pareto front, from fast to "
+        f"Models by latency ({label}) and {noun}. On the Pareto front, from fast to "
         f"slow: {', '.join(front)}.",
         chart,
         columns,
@@ -536,7 +535,7 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
             text.encode(text="label:N", y=alt.value(0)),
         )
 
-        same, side = "data, prompts and weights", "Runs"
+        same, side = "data, prompts, weights and precision", "Runs"
         if timed:
             same = "machine, threads, allocator and libraries, if the machine was idle before them"
             side = "Runs of one machine side by side"

@@ -144,6 +144,8 @@ def accuracy_latency_frame(
 ) -> tuple[Any, str, list[str]]:
     """Accuracy against latency, one row per model with both; label of the time; notes.
 
+    Without rows if of networks and baselines with an accuracy, only baselines have a time.
+
     The time is that of `queries.steps_of`, the same for all models. Columns: model, value (mIoU in
     percent), low, high, ms, ms_low, ms_high, spread (of ms), run (that measured the time, in merged
     records), calls (least number in a phase; 0 if unknown), front (no other model is measurably
@@ -171,6 +173,9 @@ def accuracy_latency_frame(
             row |= {"spread": time.spread, "run": time.run, "calls": time.calls}
             row["parameters"] = queries.used_parameters(record, model)
             rows.append(row | _value(*accurate[model]))
+    networks = {model for model in accurate if not queries.is_floor(record, model)}
+    if networks and networks.isdisjoint(row["model"] for row in rows):
+        rows = []
     points = [
         (own, queries.bounds_of(row["ms"], row["spread"]))
         for row in rows
@@ -225,7 +230,7 @@ def error_bars_note(points: Any, reference: str) -> str:
     noun = queries.accuracy_name(reference)
     text = "95 % intervals" if same else f"95 % interval of {noun}, {times} of time"
     return (
-        f"Error bars: {text}. Marker area: parameters used; a cross has none or an unknown number. "
+        f"Error bars: {text}. Marker area: parameters used; hollow: none or an unknown number. "
         "Dashed: Pareto front: no other model is measurably faster and, to within a point, as "
         "accurate or more."
     )

@@ -20,7 +20,7 @@ _PROMPTS = {
     "box-multi": "Box, best scored of three masks",
     "center": "One click in the middle",
     "center-multi": "One click in the middle, best scored of three masks",
-    "center-oracle": "One click in the middle, best of three masks by IoU",
+    "center-oracle": "One click in the middle, best of three masks, chosen with the ground truth",
     "annotation-point": "The point stored with the annotation",
     "random-1": "One random click, best scored of three masks",
     "mask": "Coarse mask and box",

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from baselines.registry import entries
 from benchmarks import __version__
 from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.paper.claims import load_claims
@@ -30,15 +31,21 @@ from benchmarks.report.advice import (
 )
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
-from benchmarks.report.labels import Scope, prompt_label, scope_of
+from benchmarks.report.labels import Scope, prompt_label, scope_of, with_reference
 from benchmarks.report.pairs import PageData, page_data, read_runs, with_all_comparisons
 from benchmarks.report.style import DARK, LIGHT, short_names, theme_css, vega_config
 from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number, slug
-from benchmarks.tables.merging import accuracy_only, by_precision, merge_records
+from benchmarks.tables.merging import (
+    accuracy_only,
+    by_precision,
+    merge_records,
+    with_same_weights,
+)
 from benchmarks.tables.record_queries import (
+    TEST_FAMILIES,
     Protocol,
     by_reference,
     grouped,
@@ -69,20 +76,32 @@ _FILES = (
     *("masks.js", "lightbox.js", "gallery.js", "start.js"),
 )
 """Scripts of the page, in their order."""
+_QUANTITIES = {
+    "params": "parameters: mobilesam-bench params",
+    "latency": "times: mobilesam-bench latency",
+    "batches": "times of several images at once: mobilesam-bench latency --batch 1,4,8",
+    "memory": "memory: mobilesam-bench run",
+    "miou": "accuracy: mobilesam-bench miou",
+    "robustness": "robustness to disturbed prompts: mobilesam-bench miou "
+    "--protocol box-jitter-10,point-offset-10,mask-eroded",
+    "detector": "AP with the boxes of a detector: mobilesam-bench miou --protocol detector-box "
+    "--detections FILE",
+    "everything": "segment everything: mobilesam-bench everything",
+}
+"""Lists of a record, what they measure, and the command."""
 
 
 class MergedRuns(NamedTuple):
     """All `runs` of a page, and the newest merged with all comparable ones as `record`.
 
-    `kept` are the merged runs and their folders, newest first; `apart` is the reason by id for
-    every run that could not be merged, `untimed` for those merged without their times.
+    `kept` are the merged runs and their folders, newest first; `left_out` says, by the id of a run,
+    what of it could not be merged, and why.
     """
 
     record: RunRecord
     kept: tuple[tuple[Path, RunRecord], ...]
     runs: tuple[RunRecord, ...]
-    apart: dict[str, str]
-    untimed: dict[str, str]
+    left_out: dict[str, str]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -106,8 +125,8 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     """Merges the newest run with all comparable ones, newer ones first.
 
     Runs of `preferred` folders come before all others. Of runs on another machine, or with another
-    number of threads, the accuracies alone are merged; runs with other weights or other prompts
-    appear in the history only.
+    number of threads, the accuracies alone are merged, and of runs with other weights, the rows of
+    the other models; runs with other prompts are not merged.
     """
     records = by_precision([load_record(folder) for folder in folders])
     loaded = list(zip(folders, records, strict=True))
@@ -115,24 +134,23 @@ def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> Merg
     loaded.sort(key=lambda pair: (pair[1].id in first, pair[1].created_utc, pair[1].id))
     loaded.reverse()
     kept: list[tuple[Path, RunRecord]] = []
-    apart: dict[str, str] = {}
-    untimed: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for folder, run in loaded:
-        others, reasons = [other for _, other in kept], list[str]()
-        for each in (run, accuracy_only(run)):
+        others = [other for _, other in kept]
+        same, why = with_same_weights(run, others)
+        reasons = [why] if why else []
+        for each in (same, accuracy_only(same)) if same.models else ():
             try:
                 merge_records([each, *others], first)
             except UsageError as error:
-                reasons.append(str(error))
+                reasons.append(f"{'times' if each is same else 'accuracies'}: {error}")
             else:
                 kept.append((folder, each))
-                untimed |= {run.id: reasons[0]} if reasons else {}
                 break
-        else:
-            apart[run.id] = reasons[-1]
+        left_out |= {run.id: "; ".join(reasons)} if reasons else {}
     record = merge_records([run for _, run in kept], first)
     runs = tuple(run for _, run in loaded)
-    return MergedRuns(record, tuple(kept), runs, apart, untimed)
+    return MergedRuns(record, tuple(kept), runs, left_out)
 
 
 def write_report(
@@ -157,7 +175,8 @@ def write_report(
     named = {path.parent if path.name == RECORD_NAME else path for path in paths}
     merged = join_runs(folders, named)
     models = model_names(merged.record)
-    names = {folder: run.names for folder, run in merged.kept}
+    models_of = {run.id: run.models for run in merged.runs}
+    names = {f: run.names for f, run in merged.kept if run.models == models_of[run.id]}
     gallery = build_gallery(
         list(names), models, images=images, each=cases, failures_first=failures_first, names=names
     )
@@ -243,7 +262,7 @@ def render(
         findings=findings(record, verdicts),
         answers=answers,
         sections=sections,
-        missing=_missing(sections),
+        missing=_missing(record),
         gallery=gallery,
         # For the scripts: charts, raw values of tables, pairs of models, masks with their pictures.
         data={
@@ -251,7 +270,10 @@ def render(
             "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
             "csv": csv,
             "selection": _choices(answers),
-            "prompts": {each.short: prompt_label(each.protocol) for each in protocols(record)},
+            "prompts": {
+                each.short: with_reference(prompt_label(each.protocol), each.reference)
+                for each in protocols(record)
+            },
             "names": short_names(models),
             "pairs": pairs or {"datasets": {}, "pairs": {}},
             "scatter": charts.scatter(),
@@ -374,10 +396,9 @@ class _Section:
         title: str,
         lead: str = "",
         groups: Mapping[str, Iterable[charts.Figure | None]] | None = None,
-        absent: str = "",
     ) -> None:
         found = {name: [f for f in own if f is not None] for name, own in (groups or {}).items()}
-        self.short, self.title, self.lead, self.absent = short, title, lead, absent
+        self.short, self.title, self.lead = short, title, lead
         self.groups = {name: own for name, own in found.items() if own}
         self.tables: list[_ListedTable] = []
         self.always = False
@@ -438,14 +459,12 @@ def _sections(
                 "Latency": (charts.latency(record, setup) for setup in setups(record)),
                 "Decode": (charts.decode_prompts(record, setup) for setup in setups(record)),
             },
-            "times: mobilesam-bench latency",
         ),
         "accuracy": _Section(
             "Accuracy",
             "Accuracy in detail",
             "",
             {"By": [*by_group, *sizes], "Disturbed prompts": charts.robustness(record)},
-            "accuracy: mobilesam-bench miou",
         ),
         "models": _Section("Models", "Parameters and weights"),
         "claims": _Section("Claims", "Published claims"),
@@ -469,11 +488,6 @@ def _sections(
             if scope_of(protocol) not in detailed:
                 part = _narrowed(record, dataset, reference, protocol.protocol)
                 found["accuracy"].add(category_tables(part), scope_of(protocol))
-    if not record.robustness:
-        found["robustness"] = _Section(
-            "", "", absent="robustness to disturbed prompts: mobilesam-bench miou "
-            "--protocol box-jitter-10,point-offset-10,mask-eroded",
-        )  # fmt: skip
     found["findings"].always = True
     found["gallery"].always = True
     found["models"].add((params_table(record), models_table(record)))
@@ -482,7 +496,8 @@ def _sections(
         found["claims"].lead = f"{tally_text(verdicts)}."
         found["claims"].add((by_paper,), folded=False)
         found["claims"].add((ledger, *paper_tables(verdicts)))
-    found["history"].add([_runs_table(merged)])
+    shown = {row[0].raw[0] for f in found["history"].figures for row in f.table.rows}
+    found["history"].add([_runs_table(merged, shown)])
     found["environment"].add((_failures_table(record), _environment_table(merged)))
     return found
 
@@ -504,9 +519,12 @@ def _narrowed(
     return record.model_copy(update=kept)
 
 
-def _missing(sections: Mapping[str, _Section]) -> list[str]:
+def _missing(record: RunRecord) -> list[str]:
     """What the record lacks, and how to measure it."""
-    return [each.absent for each in sections.values() if each.absent and not each.shown]
+    found = [text for name, text in _QUANTITIES.items() if not getattr(record, name)]
+    known = {*model_names(record), *TEST_FAMILIES}
+    models = ", ".join(name for name in entries() if name not in known)
+    return [*found, f"models: {models}; see mobilesam-bench models"] if models else found
 
 
 def _machines(merged: MergedRuns) -> list[str]:
@@ -533,6 +551,10 @@ def _environment_table(merged: MergedRuns) -> Table:
 def _properties(env: Environment) -> dict[str, str]:
     """Machine, libraries and code version by name."""
     changes = {True: "yes", False: "no", None: "unknown, or several"}
+    loads = {
+        "Load average (1 min)": env.load_1min,
+        "Cores that other processes used just before it": env.other_load,
+    }
     return {
         "CPU": env.cpu,
         "Cores": f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical",
@@ -543,7 +565,7 @@ def _properties(env: Environment) -> dict[str, str]:
         "Python": env.python,
         "Threads": f"{env.threads}, between operators {env.interop_threads}",
         "Allocator": env.allocator,
-        "Load average (1 min)": "unknown" if env.load_1min is None else f"{env.load_1min:.1f}",
+        **{name: f"{load:.2f}" for name, load in loads.items() if load is not None},
         "Commit": env.git_commit or "unknown, or several",
         "Uncommitted changes": changes[env.git_dirty],
         **{f"Library {name}": version for name, version in sorted(env.libraries.items())},
@@ -557,14 +579,15 @@ def _failures_table(record: RunRecord) -> Table:
     return build_table("failures", "Failures", columns, record.failures)
 
 
-def _runs_table(merged: MergedRuns) -> Table:
-    """All runs, newest first, with the reason where one is in the history only."""
+def _runs_table(merged: MergedRuns, in_history: Collection[Any]) -> Table:
+    """All runs, newest first, where they are on the page, and what of them is not in tables."""
+    in_tables = {run.id for _, run in merged.kept}
 
     def joined(run: RunRecord) -> str:
-        apart = merged.apart.get(run.id)
-        text = "rows and history" if apart is None else f"history only: {apart}"
-        if run.id in merged.untimed:
-            text = f"accuracy, and times in the history only: {merged.untimed[run.id]}"
+        places = ["tables"] * (run.id in in_tables) + ["history"] * (run.id in in_history)
+        text = " and ".join(places) or "nothing"
+        if why := merged.left_out.get(run.id):
+            text += f"; not in tables: {why}"
         return text if run.complete else f"interrupted; {text}"
 
     def commit(run: RunRecord) -> Cell:

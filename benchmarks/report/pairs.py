@@ -20,8 +20,6 @@ MOST_OBJECTS = 5000
 """Of more objects of a dataset, a random sample is on the page."""
 VISIBLE = 0.01
 """IoU of one object differs if it differs by more than this."""
-LEAST_PRINTED = 0.0005
-"""A smaller difference has more than one digit."""
 _COLUMNS = (
     "image_id", "annotation_id", "model", "protocol", "reference", "iou", "area", "category",
 )  # fmt: skip
@@ -63,10 +61,11 @@ def read_runs(runs: Iterable[tuple[Path, RunRecord]]) -> Any:
 def with_all_comparisons(record: RunRecord, frame: Any) -> RunRecord:
     """The record with comparisons of all pairs of models with instances, of different runs too.
 
-    The p-values are corrected for all comparisons of the same dataset and reference.
+    The p-values of the others are corrected for all pairs of different runs with the same dataset
+    and reference, see `corrected`.
     """
-    rows = list(record.comparisons)
-    known = {(protocol_of(row), frozenset((row.model_a, row.model_b))) for row in rows}
+    rows: list[ComparisonRow] = []
+    known = {(protocol_of(r), frozenset((r.model_a, r.model_b))) for r in record.comparisons}
     keys = ["dataset", "reference", "protocol"]
     for key, part in () if frame is None else frame.groupby(keys, sort=False):
         protocol = Protocol(*map(str, key))
@@ -74,7 +73,7 @@ def with_all_comparisons(record: RunRecord, frame: Any) -> RunRecord:
             if (protocol, frozenset(pair)) not in known:
                 both = part[part["model"].isin(pair)]
                 rows += compare_tables([both], protocol.dataset)[0]
-    return record.model_copy(update={"comparisons": corrected(rows)})
+    return record.model_copy(update={"comparisons": corrected(rows, record.comparisons)})
 
 
 def page_data(record: RunRecord, frame: Any) -> PageData:
@@ -131,9 +130,7 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
         ends = None if ends is None else (-ends[1], -ends[0])
     noun, teacher = queries.accuracy_name(row.reference), reference_model(row.reference)
     bounds = None if ends is None else (100 * ends[0], 100 * ends[1])
-    tiny = 0 < value < LEAST_PRINTED and row.p_adjusted <= LEVEL
-    digits = None if tiny else 1
-    points = f"{interval(100 * value, bounds, digits)} points of {noun}"
+    points = f"{interval(100 * value, bounds, 1)} points of {noun}"
     said = f"{first} is better than {second}"
     if row.p_adjusted > LEVEL:
         said = f"{first} and {second} cannot be distinguished"
@@ -150,10 +147,10 @@ def _verdict(row: ComparisonRow, ious: Any) -> tuple[str, str]:
     if row.p_adjusted > LEVEL:
         points += " apart"
         if certain:
-            points += ", which among so many comparisons may be chance"
+            points += ", which among several comparisons may be chance"
     return (
         f"{said}: {points}.",
         f"Paired by object; interval: 95 % over images, of this pair alone; {row.n_images:,} "
-        f"images, {row.n_instances:,} objects. p {p}, corrected for all comparisons with this data "
-        f"and reference. IoU differs by more than {VISIBLE:g} for {visible}.",
+        f"images, {row.n_instances:,} objects. p {p}, corrected (Holm) for several comparisons. "
+        f"IoU differs by more than {VISIBLE:g} for {visible}.",
     )

@@ -36,7 +36,7 @@ from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_name
 HOLLOW = "Hollow: random weights on the exact architecture, whose {what} the same."
 COLUMNS, ROW_IN = 3, 0.19
 """Panels side by side, and height of one model in a panel."""
-MOST_AREA_PT2, WANTED_LEAST_AREA_PT2, CROSS_AREA_PT2 = 1600.0, 120.0, 64.0
+MOST_AREA_PT2, WANTED_LEAST_AREA_PT2, LEAST_AREA_PT2 = 1600.0, 120.0, 64.0
 SAMPLE_PT, LINE_PT, MARKER_PT = 30, 13, 5
 """Length of a sample of a line, distance of two lines of text, and size of a marker."""
 MODEL_IN, PROMPT_LENGTH = 0.085, 32
@@ -466,7 +466,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         sizes = part.sort_values("ms")
         ax.plot(sizes["ms"], sizes["value"], color=styles[str(curve)].color, lw=1.6, zorder=2)
     scale = frames.area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
-    areas = [scale * n if n else CROSS_AREA_PT2 for n in points["parameters"]]
+    areas = [scale * n if n else LEAST_AREA_PT2 for n in points["parameters"]]
     bar = {"elinewidth": 1.1, "capsize": 2, "linestyle": "none", "zorder": 4, "clip_on": False}
     for r, area in zip(points.itertuples(), areas, strict=True):
         look_of = styles[r.curve or r.model]
@@ -476,11 +476,11 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         ax.errorbar(r.ms, r.value, xerr=xerr, yerr=yerr, color=color, **bar)
         # Error bars are visible through a large marker; a small one is drawn on top of them.
         large = area > 2 * WANTED_LEAST_AREA_PT2
-        look = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5, "clip_on": False}
-        look |= {"linewidths": 0 if r.parameters or r.model in off_scale else 1.8}
-        cross = "<" if r.model in off_scale else "x"
-        marker = look_of.marker if r.parameters else cross
-        ax.scatter(r.ms, r.value, s=area, color=color, marker=marker, **look)
+        look: dict[str, Any] = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5}
+        look |= {"linewidths": 0 if r.parameters else 1.8, "edgecolor": color, "clip_on": False}
+        look["facecolor"] = color if r.parameters else "white"
+        marker = "<" if r.model in off_scale else look_of.marker
+        ax.scatter(r.ms, r.value, s=area, marker=marker, **look)
     decades = [math.log10(n) for n in points["parameters"] if n]
     if decades:
         first = round(min(decades))

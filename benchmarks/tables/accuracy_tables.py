@@ -68,8 +68,9 @@ _decimal_column = partial(value_column, show=partial(number, digits=2))
 def accuracy_tables(record: RunRecord) -> tuple[Table, ...]:
     """All tables of accuracy that have rows, without those by category."""
     times = build_table(
-        "accuracy-times", "Time of the accuracy measurement", _TIMES_COLUMNS, record.accuracy_times
-    )
+        "accuracy-times", "Time of the accuracy measurement", _TIMES_COLUMNS, record.accuracy_times,
+        ["Whole passes over the data, whatever else the machine did meanwhile."],
+    )  # fmt: skip
     tables = (
         *miou_tables(record),
         *leaderboard_tables(record),
@@ -275,12 +276,11 @@ def _leaderboard(
         )
     if len({(each.row.protocol, each.rank) for each in ranked}) < len(ranked):
         notes.append("Models of one protocol whose printed values are equal share a rank.")
-    family = [r for r in record.comparisons if (r.dataset, r.reference) == (dataset, reference)]
-    if family:
+    if any(each.behind for each in ranked):
         notes.append(
             "Behind best: paired on the same prompts; the interval is for that pair alone. p: "
-            f"two-sided, corrected (Holm) over all {len(family):,} comparisons of two models on "
-            "this dataset and reference, including prompts that are not listed here."
+            "two-sided, corrected (Holm) over all prompts and pairs of models of a run with this "
+            "data and reference, see docs/protocols.md."
         )
     notes += [
         f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -227,6 +228,10 @@ def sample_notes(rows: Iterable[LatencyRow]) -> tuple[str, ...]:
         name = name if row.n_prompts is None else f"{name} at {row.n_prompts}"
         name = name if row.n_images == 1 else f"{name} of {row.n_images} images"
         for warning in row.warnings:
+            # Older records have the number of calls of each process.
+            warning = re.sub(
+                r"few samples: \d+ of (\d+)", r"fewer than \1 calls of a process", warning
+            )
             found.setdefault(warning, []).append(f"{row.model} {name}")
     return tuple(
         f"{warning[:1].upper()}{warning[1:]}: {', '.join(unique(names))}."

@@ -11,6 +11,7 @@ from benchmarks.prompts.protocols import TEACHER_PREFIX, reference_model
 from benchmarks.records.environment import NOISY
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.record_queries import (
+    TEST_FAMILIES,
     grouped,
     model_names,
     protocol_of,
@@ -50,8 +51,7 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     apart by name (`by_precision`). Accuracies on different devices may share a column, also with a
     warning, since they hardly depend on it. Times depend on it, and are kept apart or refused.
     Times of accuracy from another machine than that of the merged record are left out, with a
-    warning. The p-values of comparisons are corrected again, over all of the same dataset and
-    reference.
+    warning. The p-values of comparisons are corrected within each run.
 
     Raises:
         UsageError: No record; times that are not comparable; or one model, teacher or protocol with
@@ -59,7 +59,10 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     """
     if not records:
         raise UsageError("no record given; name at least one record.json")
-    runs = by_precision(records)
+    runs = [
+        run.model_copy(update={"comparisons": corrected(run.comparisons)})
+        for run in by_precision(records)
+    ]
     runs.sort(key=lambda run: (run.id in preferred, run.created_utc, run.id))
     if len(runs) == 1:
         return runs[0]
@@ -86,7 +89,6 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
         if run != without
     ]
     rows = {name: _newest_rows(kept, name, warnings) for name in _KEYS}
-    rows["comparisons"] = corrected(rows["comparisons"])
     times = grouped((row.run, row.model) for name in _TIMES for row in rows[name])
     own = [_of_run(text, run, times.get(run.id, ())) for run in runs for text in run.warnings]
     return newest.model_copy(
@@ -137,6 +139,36 @@ def _with_precision(run: RunRecord) -> RunRecord:
 
     rows = {name: tuple(map(renamed, getattr(run, name))) for name in (*_KEYS, "failures")}
     return run.model_copy(update={**rows, "names": names})
+
+
+def with_same_weights(run: RunRecord, others: Iterable[RunRecord]) -> tuple[RunRecord, str]:
+    """A run without the rows of models that have other weights in other runs, and the reason.
+
+    The reason is empty if there are none. If there are any, the rows that have one as the reference
+    and those of models for tests go, too.
+    """
+    known = {row.model: row.weights for other in others for row in other.models}
+    apart = {
+        row.model: f"weights {weights_label(row.weights)}, here {weights_label(weights)}"
+        for row in run.models
+        if (weights := known.get(row.model)) is not None
+        and (weights.kind, weights.sha256) != (row.weights.kind, row.weights.sha256)
+    }
+    if apart:
+        tests = (row.model for row in run.models if row.family in TEST_FAMILIES)
+        apart |= dict.fromkeys(tests, "a model for tests")
+    names = {*apart, *(f"{TEACHER_PREFIX}{model}" for model in apart)}
+    rows = {
+        name: tuple(
+            row
+            for row in getattr(run, name)
+            if names.isdisjoint(getattr(row, field, None) for field in _NAMES)
+        )
+        for name in (*_KEYS, "failures")
+    }
+    reasons = grouped((why, model) for model, why in apart.items())
+    text = "; ".join(f"rows of {', '.join(models)}: {why}" for why, models in reasons.items())
+    return run.model_copy(update=rows), text
 
 
 def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
@@ -226,5 +258,5 @@ def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> t
         pair = name == "comparisons"
         who = f"{row.model_a} against {row.model_b}" if pair else getattr(row, "model", "")
         if name != "models":
-            warnings += [f"{who}: rows of run {each} replaced by run {last}" for each in old]
+            warnings += [f"{who}: some rows of run {each} replaced by run {last}" for each in old]
     return tuple(next(reversed(by_run.values())) for by_run in found.values())

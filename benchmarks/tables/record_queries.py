@@ -320,13 +320,13 @@ SUM = Steps("encode + decode of one prompt", (("encode", None, 1), ("decode", 1,
 
 
 def click_steps(protocol: str) -> Steps | None:
-    """The time of a protocol of several clicks, which decodes once a click; None for others."""
+    """The time of a protocol of clicks, which decodes once a click; None for others."""
     clicks = click_sequence(protocol)
-    if clicks is None or clicks[1] == 1:
+    if clicks is None:
         return None
     n = clicks[1]
     return Steps(
-        f"encode + {n} clicks",
+        f"encode + {n} click{'s' * (n != 1)}",
         (("encode", None, 1), ("decode", 1, n)),
         (("preprocess", None, 1), ("postprocess", 1, n)),
     )
@@ -467,6 +467,12 @@ def is_for_tests(record: RunRecord, model: str) -> bool:
     """Whether a model serves for tests of this suite, such as `dummy`."""
     info = model_row(record, model)
     return model in TEST_FAMILIES if info is None else info.family in TEST_FAMILIES
+
+
+def is_floor(record: RunRecord, model: str) -> bool:
+    """Whether a model is a baseline without a network, such as `box` or `grabcut`."""
+    row = model_row(record, model)
+    return row is not None and row.decode_kind == "classical"
 
 
 def doubtful_end_to_end(record: RunRecord, row: LatencyRow) -> str | None:

@@ -496,7 +496,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     shown = ranked or entries
     notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
     if any(column.cell(entry).text == "-" for column in columns for entry in shown):
-        notes.append("A dash: not measured on this machine with these settings.")
+        notes.append("A dash: not measured in this setup; Params: not counted.")
     if clicks is not None:
         notes.append(
             f"{clicks.label.capitalize()}: preprocessing and encoding once, decoding and "

@@ -6,6 +6,7 @@ of SAM's checkpoints are part of an MD5, which does not identify a file.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -199,6 +200,14 @@ def shipped_checkpoint(
     return LocalCheckpoint(
         path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True, shipped=label
     )
+
+
+@functools.cache
+def shipped_origins() -> Mapping[str, str]:
+    """Origins of the weights in this package by SHA-256."""
+    files = (digest_file(path).sha256 for path in Path(__file__).parent.glob("*.safetensors"))
+    known = (spec.shipped for spec in checkpoint_specs.specs().values())
+    return dict.fromkeys(files, OWN_LABEL) | {each.sha256: each.label for each in known if each}
 
 
 def verify(target: str | Path) -> VerifyReport:

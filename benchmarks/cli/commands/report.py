@@ -45,10 +45,8 @@ def report(
 
     merged = write_report(runs, out, images=images, cases=cases, failures_first=failures_first)
     if not quiet:
-        for run_id, reason in merged.apart.items():
-            sys.stderr.write(f"run {run_id} is in the history only: {reason}\n")
-        for run_id, reason in merged.untimed.items():
-            sys.stderr.write(f"the times of run {run_id} are in the history only: {reason}\n")
+        for run_id, reason in merged.left_out.items():
+            sys.stderr.write(f"run {run_id}, not in the tables: {reason}\n")
         print_lines(f"report  {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

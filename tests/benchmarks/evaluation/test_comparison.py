@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.evaluation.comparison import (
     LEVEL,
     compare_models,
+    corrected,
     holm,
     tie_groups,
     unshared_prompts,
@@ -86,6 +87,7 @@ def test_one_row_for_each_pair_protocol_and_reference() -> None:
             ("teacher:b", "box"),
         )
         for pair in (("b", "a"), ("b", "c"), ("a", "c"))
+        if reference != f"teacher:{pair[0]}"
     ]
     assert {row.dataset for row in found} == {"coco:x"}
     first = found[0]
@@ -127,6 +129,30 @@ def test_a_model_and_its_copy_do_not_differ() -> None:
     rows = table(np.random.default_rng(3), {"a": 0.0})
     (row,) = compare_models(pd.concat([rows, rows.assign(model="copy")]), "d")
     assert (row.difference, row.ci95, row.p_value, row.p_adjusted) == (0, (0, 0), 1, 1)
+
+
+def test_copies_of_a_model_change_no_verdict() -> None:
+    rng = np.random.default_rng(3)
+    rows = table(rng, {"a": 0.0, "b": 0.005, "c": 0.01})
+    alone = compare_models(rows, "d")
+    copies = [rows[rows["model"] == "a"].assign(model=f"copy-{n}") for n in range(3)]
+    found = {(r.model_a, r.model_b): r.p_adjusted for r in compare_models(
+        pd.concat([rows, *copies]), "d")}  # fmt: skip
+    for row in alone:
+        assert found[row.model_a, row.model_b] == row.p_adjusted
+    assert {p for pair, p in found.items() if {*pair} <= {"a", "copy-0", "copy-1", "copy-2"}} == {1}
+    assert {p for pair, p in found.items() if pair[0] == "c" and pair[1] != "b"} == {
+        found["a", "c"]
+    }
+
+
+def test_pairs_of_other_runs_change_no_verdict() -> None:
+    rng = np.random.default_rng(3)
+    known = compare_models(table(rng, {"a": 0.0, "b": 0.005, "c": 0.01}), "d")
+    others = compare_models(table(rng, {"a": 0.0, "e": 0.0, "f": 0.002}), "d")
+    found = corrected(others, known)
+    assert found[: len(known)] == known
+    assert found[len(known) :] == others
 
 
 def test_only_prompts_that_both_answered_are_compared() -> None:

@@ -70,7 +70,7 @@ def test_an_unstable_warm_up_is_capped_and_said(clock: FakeClock) -> None:
 def test_the_cap_ends_slow_calls_and_says_so(clock: FakeClock) -> None:
     found = measure(clock.takes(4.0), RULE)
     assert len(found.ms) == 2
-    assert "few samples: 2 of 5 (cap of the profile)" in found.warnings
+    assert "fewer than 5 calls of a process (cap of the profile)" in found.warnings
 
 
 def test_one_call_is_always_timed(clock: FakeClock) -> None:
@@ -105,4 +105,4 @@ def test_calls_of_microseconds_come_to_an_end(clock: FakeClock) -> None:
 def test_a_call_known_to_be_slow_is_not_made_once_more_to_warm_up(clock: FakeClock) -> None:
     found = measure(clock.takes(4.0), RULE, expected_ms=4000.0)
     assert found.warmup_calls == 0
-    assert found.warnings == ("few samples: 2 of 5 (cap of the profile)",)
+    assert found.warnings == ("fewer than 5 calls of a process (cap of the profile)",)

@@ -16,8 +16,8 @@ from benchmarks.cli.commands.paper import paper
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.run_config import RunConfig
 from benchmarks.paper.claims import Claim, models_needed, protocols_needed
-from benchmarks.paper.paper_output import ledger_table, ledger_text, paper_tables
-from benchmarks.paper.verdicts import judge
+from benchmarks.paper.paper_output import ledger_table, ledger_text, paper_tables, verdict_tables
+from benchmarks.paper.verdicts import judge, tally_text
 from benchmarks.records.record import EverythingRow, Failure, RunRecord, save_record
 from mobilesam.errors import DataError, UsageError
 
@@ -99,6 +99,16 @@ def test_the_ledger_is_grouped_by_source_and_counted(kit: Any, ledger: Ledger) -
     assert by_id["mobilesam.table1.encoder-h"] == "count"
     assert by_id["mobilesam.training.images"] == "arithmetic"
     assert by_id["mobilesam.table3.encoder-latency"] == "measurement"
+
+
+def test_papers_have_published_results_alone(kit: Any, ledger: Ledger) -> None:
+    verdicts = judge(kit.build(), list(ledger.values()))
+    rows = {row["paper"]: row for row in rows_of(verdict_tables(verdicts)[0])}
+    apart = [int(rows.pop(name)["claims"]) for name in (
+        "Figures that follow from others", "Counts made by this project")]  # fmt: skip
+    assert sum(apart) + sum(int(row["claims"]) for row in rows.values()) == len(verdicts)
+    counted = sum(int(row["reproduced"] or 0) for row in rows.values())
+    assert f": {counted} reproduced" in tally_text(verdicts)
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -15,12 +15,14 @@ from benchmarks.records.record import (
     Environment,
     RecordBuilder,
     RunRecord,
+    WeightsRow,
     load_record,
     save_record,
     schema,
     write_atomic,
 )
 from mobilesam.errors import DataError
+from mobilesam.weights.checkpoints import OWN_LABEL, shipped_checkpoint
 
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
@@ -32,6 +34,12 @@ def test_a_record_is_read_as_it_was_written(record: RunRecord, tmp_path: Path) -
     path = save_record(record, tmp_path / "run")
     assert path == tmp_path / "run" / RECORD_NAME
     assert load_record(path) == load_record(tmp_path / "run") == record
+
+
+def test_weights_of_this_package_are_known_by_their_content() -> None:
+    sha256 = shipped_checkpoint("mobilesam-mini.safetensors").sha256
+    assert WeightsRow(kind="file", sha256=sha256).shipped == OWN_LABEL
+    assert WeightsRow(kind="file", sha256="ab" * 32).shipped is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

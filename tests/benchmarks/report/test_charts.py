@@ -106,6 +106,10 @@ def test_accuracy_latency_table_matches_the_record(record: RunRecord) -> None:
     # Grabcut is slower than the box and more accurate; both are on the front.
     on_front = [name for name, row in rows.items() if row[4].text == "yes"]
     assert on_front == ["box", "grabcut", "mobilesam"]
+    # Those without parameters have their own shape, too, and are hollow.
+    filled, hollow = (each for each in figure.chart["layer"] if "shape" in each["encoding"])
+    assert filled["encoding"]["shape"] == hollow["encoding"]["shape"]
+    assert hollow["mark"]["style"] == "hollow"
 
 
 def test_latency_chart_has_three_times_of_a_model_on_one_line(record: RunRecord) -> None:
@@ -136,7 +140,7 @@ def test_captions_name_ranges_of_few_processes(record: RunRecord) -> None:
 
 def test_few_samples_are_noted(record: RunRecord) -> None:
     rows = [
-        row.model_copy(update={"warnings": ("few samples: 1 of 5",)})
+        row.model_copy(update={"warnings": ("fewer than 5 calls of a process",)})
         if row.model == "grabcut" and row.phase == "encode"
         else row
         for row in record.latency
@@ -144,7 +148,7 @@ def test_few_samples_are_noted(record: RunRecord) -> None:
     changed = record.model_copy(update={"latency": tuple(rows)})
     figure = latency(changed, setups(record)[0])
     assert figure is not None
-    assert any("Few samples" in note for note in figure.notes)
+    assert any("Fewer than 5 calls" in note for note in figure.notes)
 
 
 def lines(figure: Figure) -> list[list[str]]:
@@ -185,7 +189,9 @@ def test_history_joins_agreements_with_one_teacher_only(
     found = history(runs, ["mobilesam"])
     accuracy = next(f for f in found if "teacher" in f.scope.get("protocol", ""))
     assert lines(accuracy) == [["r0", "r1"], ["r2"]]
-    assert "Lines join only runs of the same data, prompts and weights." in accuracy.notes
+    assert (
+        "Lines join only runs of the same data, prompts, weights and precision." in accuracy.notes
+    )
 
 
 def test_history_joins_accuracies_of_equal_data_and_weights_on_any_machine(

@@ -63,7 +63,7 @@ class Parsed(HTMLParser):
 
 
 def page(*records: RunRecord, gallery: Gallery | None = None) -> str:
-    merged = MergedRuns(records[0], (), records, {}, {})
+    merged = MergedRuns(records[0], ((Path(), records[0]),), records, {})
     return render(merged, gallery or Gallery(why="no masks"), ())
 
 
@@ -112,7 +112,7 @@ def test_every_machine_is_named(record: RunRecord) -> None:
     other = record.environment.model_copy(update={"cpu_features": ("neon",), "load_1min": 7.0})
     older = record.model_copy(update={"id": "older", "environment": other, "note": "few images"})
     text = Parsed(page(record, older)).text
-    assert "2 machines or settings, listed under Environment" in text
+    assert "2 machines or settings, listed under History" in text
     assert "from 2 runs, listed under History" in text
     table = page(record, older).split('id="t-environment"')[1].split("</figure>")[0]
     table = Parsed(table.partition("<table>")[2]).text
@@ -233,14 +233,40 @@ def test_times_of_another_machine_are_in_the_history_only(
     assert merged.record.id == "same+far+new"
     assert {row.run for row in merged.record.latency} == {"new"}
     assert [run.id for run in merged.runs] == ["new", "far", "same"]
-    assert (merged.apart.keys(), merged.untimed.keys()) == (set(), {"far"})
+    assert merged.left_out.keys() == {"far"}
     write_report([tmp_path], tmp_path / "r.html")
     text = Parsed((tmp_path / "r.html").read_text()).text
     assert "2 machines or settings" in text
-    reason = text.split("accuracy, and times in the history only: ")[1]
+    reason = text.split("tables and history; not in tables: times: ")[1]
     reason = reason.split(": report these runs apart")[0]
     assert "Another CPU" in reason
     assert "in run far" in reason
+
+
+def test_the_table_of_runs_says_where_they_are(
+    tmp_path: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    new = make_record(2, id="new", created_utc="2026-02-01T00:00:00Z")
+    weights = WeightsRow(kind="file", sha256="ab" * 32)
+    models = tuple(row.model_copy(update={"weights": weights}) for row in new.models)
+    drawn = tuple(r.model_copy(update={"dataset": "synthetic:seed=1,n=9"}) for r in new.miou)
+    apart = make_record(
+        2, id="apart", created_utc="2026-01-01T00:00:00Z", models=models, miou=drawn, latency=()
+    )
+    for run in (new, apart):
+        save_record(run, tmp_path / run.id)
+    write_report([tmp_path], tmp_path / "r.html")
+    text = Parsed((tmp_path / "r.html").read_text()).text
+    assert "nothing; not in tables: rows of mobilesam: weights custom abababab, here " in text
+
+
+def test_what_was_not_measured_is_listed(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(4)
+    text = Parsed(page(record)).text.split("Not measured")[1]
+    for word in ("segment everything", "AP with the boxes", "robustness", "models: ", "edgetam"):
+        assert word in text
+    assert "times: " not in text
+    assert "times: " in Parsed(page(record.model_copy(update={"latency": ()}))).text
 
 
 def test_named_runs_come_before_those_of_a_folder(
@@ -274,7 +300,7 @@ def test_models_in_another_precision_have_their_own_name_in_all_parts(
     # The gallery takes masks of each model once.
     (tmp_path / "bf16" / "predictions" / "box.parquet").unlink()
     merged = write_report([tmp_path], tmp_path / "r.html")
-    assert not merged.apart
+    assert not merged.left_out
     assert {row.model for row in merged.record.miou} == {"box", "dummy", "dummy (bf16)"}
     pairs = {(row.model_a, row.model_b) for row in merged.record.comparisons}
     assert len(pairs) == 3

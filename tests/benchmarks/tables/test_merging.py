@@ -17,7 +17,12 @@ from benchmarks.records.record import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.tables.merging import accuracy_only, by_precision, merge_records
+from benchmarks.tables.merging import (
+    accuracy_only,
+    by_precision,
+    merge_records,
+    with_same_weights,
+)
 from mobilesam.errors import UsageError
 
 
@@ -33,7 +38,7 @@ def test_merge_takes_the_newest_row(make_record: Callable[..., RunRecord]) -> No
     assert merged.params == old.params
     assert merged.id == "old+new"
     assert any("replaced by run new" in warning for warning in merged.warnings)
-    assert merge_records([old]) is old
+    assert merge_records([old]) == old
 
 
 def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecord]) -> None:
@@ -46,6 +51,30 @@ def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecor
         merge_records([one, make_record(1, id="two", models=(other,))])
     with pytest.raises(UsageError, match="no record"):
         merge_records([])
+
+
+def test_rows_of_models_with_other_weights_are_left_out(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    one = make_record(9)
+    weights = WeightsRow(kind="file", sha256="ab" * 32)
+    model, *rest = one.models
+    of_other = one.miou[0].model_copy(update={"model": rest[0].model})
+    row = of_other.model_copy(update={"reference": f"teacher:{model.model}"})
+    other = make_record(
+        9, models=(model.model_copy(update={"weights": weights}), *rest), miou=(*one.miou, row)
+    )
+    same, why = with_same_weights(other, [one])
+    assert why == (
+        f"rows of {model.model}: weights custom abababab, here official 6dbb9052; "
+        "rows of dummy: a model for tests"
+    )
+    assert same.models == tuple(row for row in rest if row.model != "dummy")
+    assert of_other.reference in {each.reference for each in same.miou}
+    assert not any(model.model in (each.model, each.reference[8:]) for each in same.miou)
+    assert not any(each.model == model.model for each in (*same.latency, *same.params))
+    merge_records([one, same])
+    assert with_same_weights(one, [one]) == (one, "")
 
 
 @pytest.mark.parametrize("name", ["cpu", "threads", "allocator"])
@@ -184,7 +213,7 @@ def test_p_values_are_corrected_over_all_merged_comparisons(
         return make_record(1, id=name, comparisons=(row,))
 
     merged = merge_records([run("one", "b"), run("two", "c")])
-    assert [row.p_adjusted for row in merged.comparisons] == [0.06, 0.06]
+    assert [row.p_adjusted for row in merged.comparisons] == [0.03, 0.03]
 
 
 def test_a_replaced_row_names_the_run_that_is_shown(make_record: Callable[..., RunRecord]) -> None:
