@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -16,7 +16,7 @@ import numpy as np
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.datasets import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, decode_mask, encode_mask, rle_area_px, rle_box
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 
 _READ_AHEAD_IMAGES = 1000
 
@@ -77,6 +77,14 @@ class UnreadableImage:
     name: str
     reason: str
     n_instances: int = 0
+
+
+def readable(samples: Iterable[Sample | UnreadableImage]) -> Iterator[Sample]:
+    """All samples; a DataError at the first that cannot be used."""
+    for sample in samples:
+        if isinstance(sample, UnreadableImage):
+            raise DataError(f"{sample.name}: {sample.reason}; every image is needed here")
+        yield sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from benchmarks.child_processes import run_program
-from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.dataset import readable
 from benchmarks.datasets.photos import open_photos
 from benchmarks.debugging import one_line_errors
 from benchmarks.latency.timer import StopRule, measure
@@ -148,8 +148,7 @@ def references(weights: Path, plan: Plan) -> list[Reference]:
     """Embeddings, logits and masks of the shipped photos, in float32 on the CPU."""
     predictor = SamPredictor(load_mobile_sam(weights, input_size_px=plan.side))
     found = []
-    for sample in open_photos(limit=plan.photos).samples():
-        assert isinstance(sample, Sample)  # noqa: S101 - they are shipped
+    for sample in readable(open_photos(limit=plan.photos).samples()):
         boxes = np.stack([each.box for each in sample.instances[:_N_BOXES]])
         predictor.set_image(sample.image)
         corners = predictor.transform.apply_boxes(boxes, sample.image.shape[:2])

@@ -282,6 +282,14 @@ def test_ratios_matches_and_memory(scenes: Any, taken: list[str]) -> None:
     assert found["object-aware"]["average_recall"]["1000"] is None
 
 
+def test_a_missing_image_is_a_short_error(
+    scenes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--images", str(tmp_path), "--annotations", str(scenes.annotations)]
+    assert speed.main(["everything", *given]) == 1
+    assert "every image is needed here" in capsys.readouterr().err
+
+
 def test_the_order_of_the_sides_rotates(scenes: Any, taken: list[str]) -> None:
     speed.measure_everything(arguments(scenes))
     assert [taken[0], taken[4], taken[8]] == ["reference", "grid", "hierarchical"]
