@@ -17,9 +17,10 @@ from benchmarks.records.environment import default_threads
 # Commands use the cores that are free, on which results of tests must not depend.
 os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
 
-# A machine that others use may be slow for a moment.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# The same examples in every run, on a machine that may be slow for a moment. Others are searched
+# with --hypothesis-profile=default.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
