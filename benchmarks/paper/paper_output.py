@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.verdicts import (
+    Bound,
     ClaimVerdict,
     Verdict,
     tally,
@@ -39,7 +40,7 @@ _CLAIMED, _MEASURED, _VERDICT = 15, 17, 18
 _Line = tuple[str, Callable[[ClaimVerdict], str], Callable[[ClaimVerdict], Raw]]
 
 
-def _figure(value: float, unit: str) -> str:
+def _figure(value: float, unit: str, bound: Bound | None = None) -> str:
     """A measured value with the digits that suit its unit, without the unit."""
     if unit == "parameters":
         return f"{value:,.0f}"
@@ -47,7 +48,7 @@ def _figure(value: float, unit: str) -> str:
         return f"{value:.4g}"
     if unit == "mIoU":
         return f"{value:.3f}"
-    return f"{value:.1f}" if unit.endswith("%") else number(value)
+    return f"{value:.1f}" if unit.endswith("%") else number(value, bound=bound)
 
 
 def _claimed(verdict: ClaimVerdict) -> str:
@@ -61,7 +62,7 @@ def _measured(verdict: ClaimVerdict) -> str:
     """The measured value, such as `≥ 3,294`; empty if there is none."""
     if verdict.measured is None:
         return ""
-    return f"{_SIGNS[verdict.bound]}{_figure(verdict.measured, verdict.unit)}"
+    return f"{_SIGNS[verdict.bound]}{_figure(verdict.measured, verdict.unit, verdict.bound)}"
 
 
 def _with_unit(text: str, verdict: ClaimVerdict) -> str:
@@ -71,7 +72,9 @@ def _with_unit(text: str, verdict: ClaimVerdict) -> str:
 
 
 def _ratio(verdict: ClaimVerdict) -> str:
-    return "" if verdict.ratio is None else f"{_SIGNS[verdict.bound]}{number(verdict.ratio)}"
+    if verdict.ratio is None:
+        return ""
+    return f"{_SIGNS[verdict.bound]}{number(verdict.ratio, bound=verdict.bound)}"
 
 
 def paper_tables(verdicts: Sequence[ClaimVerdict]) -> list[Table]:

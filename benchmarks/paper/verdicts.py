@@ -142,7 +142,7 @@ def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
     tested = {name: count for name, count in tally(published).items() if name in TESTED}
     text = f"{sum(tested.values())} of {len(published)} published figures were tested"
     text += f": {_counts_text(tested)}" if tested else ""
-    measured = [each for each in published if each.basis == "measurement"]
+    measured = [each for each in published if each.basis in ("measurement", "training")]
     if measured:
         n = sum(each.verdict in TESTED for each in measured)
         text += f". Of {len(measured)} times and accuracies, {n or 'none'} "
@@ -437,7 +437,10 @@ def _judge_times(record: RunRecord, claim: Claim, measure: TimeMeasure) -> Claim
     bound: Bound | None = None
     if missing:
         bound = "at least" if times[0].missing else "at most"
-    prefix = f"{bound} " if bound else ""
+
+    def shown(figure: float) -> str:
+        return f"{bound} {number(figure, bound=bound)}" if bound else number(figure)
+
     value = times[0].ms / times[1].ms if is_ratio else times[0].ms
     ratio = value / claimed
     gpus = "" if setup.device == "cpu" else ", ".join(environment.gpu)
@@ -449,13 +452,10 @@ def _judge_times(record: RunRecord, claim: Claim, measure: TimeMeasure) -> Claim
         else:
             same = (value > 1) == (claimed > 1)
             direction = "the direction holds" if same else "the direction is the opposite"
-        why = (
-            f"{prefix}{number(value)} on {machine}: {times[0].text} over {times[1].text}; "
-            f"{direction}"
-        )
+        why = f"{shown(value)} on {machine}: {times[0].text} over {times[1].text}; {direction}"
     else:
         where = "the published device" if comparable else f"not {hardware.what}"
-        why = f"{times[0].text} on {machine}, {where}: {prefix}{number(ratio)} times the claim"
+        why = f"{times[0].text} on {machine}, {where}: {shown(ratio)} times the claim"
     return _conclude(
         claim,
         "; ".join((why, *remarks)),

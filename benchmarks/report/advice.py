@@ -263,8 +263,8 @@ def ratio_between(record: RunRecord, slow: Candidate, fast: Candidate) -> Ratio:
     return found or Ratio(slow.ms, fast.ms, doubt(slow, fast))
 
 
-def network_forms(record: RunRecord, models: Sequence[str], verb: str = "measured") -> str:
-    """How many models these are: `8 models measured (one network in 6 forms, 2 baselines)`.
+def network_forms(record: RunRecord, models: Sequence[str], verb: str = "in the tables") -> str:
+    """How many models these are: `8 models in the tables (one network in 6 forms, 2 baselines)`.
 
     Models with the same weights are forms of one network, as are its input sizes.
     """
@@ -343,7 +343,7 @@ def _only(
     row = found[0].row if found else rows[0]
     time = f", {label} {milliseconds(found[0].ms)}" if found else ""
     others = [each for each in rows if each is not row]
-    measured = "has an accuracy and a time" if others else "has an accuracy here"
+    measured = "has an accuracy and a time" if others else "has an accuracy in the tables"
     return (
         f"Only {row.model} {measured} with prompts of {protocol.protocol}: mIoU "
         f"{percent(row.miou or 0)} %{time} ({data_label(record, protocol)}).{_remarks(protocol)}",
@@ -381,7 +381,7 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     else:
         certain = "untested" not in found.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
-        reason += f" of the {len(rows)} models measured"
+        reason += f" of the {len(rows)} models in the tables"
     if tied:
         reason += f"; {joined(tied)} cannot be distinguished from it on {best.n_images} images"
     return (
@@ -409,7 +409,7 @@ def _why(
     if not alike:
         certain = "untested" not in relations.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
-        reason += f" of the {len(found)} models {'timed here' if untimed else 'measured'}"
+        reason += f" of the {len(found)} models {'timed here' if untimed else 'in the tables'}"
         if [c for c in found if not queries.is_floor(record, c.model)] == [chosen]:
             reason += ", and the only network"
     else:
@@ -427,7 +427,7 @@ def _why(
             f"whether {pronoun} as accurate"
         )
     if alike:
-        verb = "timed here" if untimed else "measured"
+        verb = "timed here" if untimed else "in the tables"
         reason = f"of the {network_forms(record, [c.model for c in found], verb)}, {reason}"
     accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
     if untimed:
@@ -612,7 +612,7 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
     if len(encode) > 1:
         fastest, slowest = fastest_of(encode)
         verb = "is the fastest" if len(fastest) == 1 else "are the fastest, a tie"
-        text = f"Image encoders on {setup.label}: {joined(fastest)} {verb}"
+        text = f"Of {len(encode)} image encoders on {setup.label}, {joined(fastest)} {verb}"
         if slowest not in fastest:
             ratio = ratio_of(record, setup, ENCODE, slowest, fastest[0])
             assert ratio is not None  # noqa: S101 - both have a time

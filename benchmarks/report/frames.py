@@ -35,21 +35,6 @@ _RUNTIMES = ("torch", "onnxruntime", "openvino")
 """Libraries that determine times."""
 
 
-def _without_value(record: RunRecord, models: Sequence[str]) -> dict[str, list[str]]:
-    """Models without a value under a protocol, by the reason."""
-    reasons: dict[str, list[str]] = {}
-    scored = {row.model for row in record.miou if queries.has_accuracy(row)}
-    for model in models:
-        if queries.was_skipped(record, model):
-            why = "Not measured in this run"
-        elif queries.has_random_weights(record, model):
-            why = "Random weights, so no accuracy"
-        else:
-            why = "No value under this protocol" if model in scored else "No accuracy was measured"
-        reasons.setdefault(why, []).append(model)
-    return reasons
-
-
 def object_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
     """A data frame whose columns all have dtype object."""
     import pandas as pd
@@ -64,10 +49,6 @@ def _value(value: float | None, bounds: Bounds | None) -> dict[str, Any]:
 
 def _time(value: float | None, spread: Spread | None) -> dict[str, Any]:
     return {"spread": spread, **_value(value, None if spread is None else spread.bounds)}
-
-
-def _group_notes(groups: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{text}: {', '.join(names)}." for text, names in groups.items() if names]
 
 
 def values_of(frame: Any) -> list[float]:
@@ -123,7 +104,7 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
     return [
         f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do "
         "different work: their times do not compare.",
-        *_group_notes({hollow: random}),
+        *queries.group_notes({hollow: random}),
         *without_times(record, models),
     ]
 
@@ -131,7 +112,7 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
 def without_times(record: RunRecord, models: Sequence[str]) -> list[str]:
     """A note on the models of a record that are not among those with times."""
     missing = [model for model in model_names(record) if model not in models]
-    return _group_notes({"Not timed in this run": missing})
+    return queries.group_notes({"No such time in this setup": missing})
 
 
 def slope_text(slope_ms: float) -> str:
@@ -184,9 +165,9 @@ def accuracy_latency_frame(
     for row, point in zip(rows, points, strict=True):
         row["front"] = not any(queries.beats(record, other, point) for other in points)
     shown = [row["model"] for row in rows]
-    left_out |= _without_value(record, [model for model in models if means[model] is None])
+    left_out |= queries.without_value(record, [model for model in models if means[model] is None])
     left_out[f"No time ({label}) in this setup"] = [m for m in accurate if m not in shown]
-    notes = [*queries.shipped_models_notes(record, shown), *_group_notes(left_out)]
+    notes = [*queries.shipped_models_notes(record, shown), *queries.group_notes(left_out)]
     if _join_input_sizes(record, rows):
         notes.insert(0, "Lines join the input sizes of one model; labels give the side in pixels.")
     return object_frame(rows), label, notes
@@ -266,7 +247,7 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     return [
         f"Bars, of all objects alone: {INTERVALS}. Small < 32² ≤ medium < 96² ≤ large, in pixels "
         "of annotation area.",
-        *_group_notes({**_without_value(record, without), OWN_REFERENCE: own}),
+        *queries.group_notes({**queries.without_value(record, without), OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),
     ]
 

@@ -56,6 +56,7 @@ from benchmarks.tables.record_queries import (
     setup_of,
     setups,
     unique,
+    was_skipped,
 )
 from benchmarks.tables.record_tables import (
     batches_table,
@@ -86,7 +87,7 @@ _QUANTITIES = {
     "--protocol box-jitter-10,point-offset-10,mask-eroded",
     "detector": "AP with the boxes of a detector: mobilesam-bench miou --protocol detector-box "
     "--detections FILE",
-    "everything": "segment everything: mobilesam-bench everything",
+    "everything": "recall of segment everything: mobilesam-bench everything",
 }
 """Lists of a record, what they measure, and the command."""
 
@@ -522,7 +523,8 @@ def _narrowed(
 def _missing(record: RunRecord) -> list[str]:
     """What the record lacks, and how to measure it."""
     found = [text for name, text in _QUANTITIES.items() if not getattr(record, name)]
-    known = {*model_names(record), *TEST_FAMILIES}
+    measured = (name for name in model_names(record) if not was_skipped(record, name))
+    known = {*measured, *TEST_FAMILIES}
     models = ", ".join(name for name in entries() if name not in known)
     return [*found, f"models: {models}; see mobilesam-bench models"] if models else found
 

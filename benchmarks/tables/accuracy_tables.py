@@ -279,8 +279,9 @@ def _leaderboard(
     if any(each.behind for each in ranked):
         notes.append(
             "Behind best: paired on the same prompts; the interval is for that pair alone. p: "
-            "two-sided, corrected (Holm) over all prompts and pairs of models of a run with this "
-            "data and reference, see docs/protocols.md."
+            "two-sided, corrected (Holm) over all prompts and pairs of models of a run, or of "
+            "different runs, with this data and reference; forms of one network count as one "
+            "model, with p 1: docs/protocols.md."
         )
     notes += [
         f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",

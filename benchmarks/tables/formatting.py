@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from benchmarks.records.statistics import Spread
@@ -70,13 +70,22 @@ def decimals(value: float, spread: float | None = None) -> int:
     return max(0, wanted)
 
 
-def number(value: float, digits: int | None = None) -> str:
+def number(
+    value: float,
+    digits: int | None = None,
+    *,
+    bound: Literal["at least", "at most"] | None = None,
+) -> str:
     """Formats a value with `digits` decimals, by default with three significant digits.
 
-    Thousands have commas, and values below zero a minus sign (U+2212).
+    Thousands have commas, and values below zero a minus sign (U+2212). A bound is rounded so that
+    it still holds.
     """
     # Adding zero to a value that rounds to zero removes its sign.
     digits = decimals(value) if digits is None else digits
+    if bound is not None:
+        scale, outward = 10**digits, math.floor if bound == "at least" else math.ceil
+        value = outward(round(value * scale, 6)) / scale
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS)
 
 

@@ -167,7 +167,11 @@ def with_same_weights(run: RunRecord, others: Iterable[RunRecord]) -> tuple[RunR
         for name in (*_KEYS, "failures")
     }
     reasons = grouped((why, model) for model, why in apart.items())
-    text = "; ".join(f"rows of {', '.join(models)}: {why}" for why, models in reasons.items())
+    texts = [f"rows of {', '.join(models)}: {why}" for why, models in reasons.items()]
+    lost = (row.reference for row in run.miou if row.model not in apart)
+    if references := unique(each for each in lost if each in names):
+        texts.append(f"rows with the reference {', '.join(references)}")
+    text = "; ".join(texts)
     return run.model_copy(update=rows), text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
@@ -562,6 +562,28 @@ def was_skipped(record: RunRecord, model: str) -> bool:
     """Whether a model took no part in any measurement of its run, but for a count."""
     info = model_row(record, model)
     return info is not None and info.status == "skipped"
+
+
+def without_value(record: RunRecord, models: Iterable[str]) -> dict[str, list[str]]:
+    """Models without a value under a protocol, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    scored = {row.model for row in record.miou if has_accuracy(row)}
+    for model in models:
+        if was_skipped(record, model):
+            why = "Not measured"
+        elif has_random_weights(record, model):
+            why = "Random weights, so no accuracy"
+        elif model in scored:
+            why = "No value in the tables under this protocol"
+        else:
+            why = "No accuracy in the tables"
+        reasons.setdefault(why, []).append(model)
+    return reasons
+
+
+def group_notes(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """A note for each group of models: the text and their names."""
+    return [f"{text}: {', '.join(names)}." for text, names in groups.items() if names]
 
 
 def weights_label(weights: WeightsRow) -> str:

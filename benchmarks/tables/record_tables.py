@@ -503,7 +503,7 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
             "postprocessing once a click."
         )
     if ranked and others:
-        notes.append(f"No value under this protocol: {', '.join(others)}.")
+        notes += queries.group_notes(queries.without_value(record, others))
     return build_table("selection", "Models", columns, shown, notes)
 
 

@@ -52,3 +52,12 @@ def test_a_value_that_rounds_to_zero_has_no_sign() -> None:
     assert formatting.number(-0.04, 1) == "0.0"
     assert formatting.percent(-0.0001, (-0.0002, 0.0001)) == "0.0 [0.0, 0.0]"
     assert formatting.number(-0.06, 1) == f"{formatting.MINUS}0.1"
+
+
+@given(st.floats(1e-4, 1e7))
+def test_a_printed_bound_holds(value: float) -> None:
+    least, most = (formatting.number(value, bound=bound) for bound in ("at least", "at most"))
+    low, high = (float(text.replace(",", "")) for text in (least, most))
+    assert low <= value * (1 + 1e-9)
+    assert value <= high * (1 + 1e-9)
+    assert high - low <= 0.011 * value + 1e-9

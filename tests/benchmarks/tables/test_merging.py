@@ -67,7 +67,7 @@ def test_rows_of_models_with_other_weights_are_left_out(
     same, why = with_same_weights(other, [one])
     assert why == (
         f"rows of {model.model}: weights custom abababab, here official 6dbb9052; "
-        "rows of dummy: a model for tests"
+        f"rows of dummy: a model for tests; rows with the reference teacher:{model.model}"
     )
     assert same.models == tuple(row for row in rest if row.model != "dummy")
     assert of_other.reference in {each.reference for each in same.miou}
