@@ -645,7 +645,9 @@ def _legend(names: Sequence[str], left_px: int = 60, **options: Any) -> Any:
     columns = alt.ExprRef(
         f"max(1, floor((containerSize()[0] - {left_px}) / {entry_px:.0f}) + 0 * width)"
     )
-    return alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, **options)
+    # Vega would read out all models of the scale, shown or not. It ignores descriptions of legends.
+    options |= {"title": None, "orient": "top", "labelLimit": 300, "aria": False}
+    return alt.Legend(columns=columns, **options)
 
 
 def _layers(

@@ -47,11 +47,12 @@
   const describe = (each) => `image ${each.image}, object ${each.annotation}`
     + `${each.category ? `, ${each.category}` : ""}, ${each.area.toLocaleString("en")} px: `
     + `${state.a} ${iou(each.a)}, ${state.b} ${iou(each.b)}`;
-  const open = (each) => {
+  // `cases` are the objects that the arrow keys of the lightbox go through.
+  const open = (each, cases) => {
     detail.textContent = `Object: ${describe(each)}.`;
     const { dataset, protocol } = page.selection;
     const stored = dataset === page.data.masked && page.data.gallery.protocols.includes(protocol);
-    if (stored && openCase(each.image, each.annotation, state.a, state.b, protocol)) return;
+    if (stored && openCase(each.image, each.annotation, state.a, state.b, protocol, cases.map((one) => [one.image, one.annotation]))) return;
     const lost = stored ? [state.a, state.b].filter((name) => !page.data.gallery.models.includes(name)) : [];
     detail.textContent += ` No masks of ${lost.join(" and ") || "it"} are stored.`;
   };
@@ -72,6 +73,8 @@
     return found;
   };
 
+  const byDifference = (found) => [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));
+
   // The verdict and its figures, which do not depend on the order of the models.
   const sentence = () => {
     const key = `${page.selection.dataset}|${page.selection.protocol}`;
@@ -79,7 +82,8 @@
     return row ? [row[2], row[3] + row[4]] : ["No prompt was answered by both.", ""];
   };
 
-  const list = (title, rows) => {
+  const list = (title, cases, fits) => {
+    const rows = cases.slice(0, longest).filter(fits);
     const block = make("div");
     const items = make("ol", "cases-list");
     for (const each of rows) {
@@ -87,7 +91,7 @@
       const difference = each.a - each.b;
       item.append(page.button(
         `${difference > 0 ? "+" : "−"}${iou(Math.abs(difference))}  ${each.category || "object"} ${each.annotation}, image ${each.image}`,
-        () => open(each), `Show ${describe(each)}`,
+        () => open(each, cases), `Show ${describe(each)}`,
       ));
       items.append(item);
     }
@@ -107,14 +111,15 @@
       layer.encoding.x.title = `IoU of ${page.data.names[state.b]} (B)`;
       layer.encoding.y.title = `IoU of ${page.data.names[state.a]} (A)`;
     }
-    chart.setAttribute("aria-label", `IoU of ${state.a} against ${state.b} for ${found.length} objects`);
+    spec.description = `IoU of ${state.a} against ${state.b} for ${found.length} objects`;
+    chart.setAttribute("aria-label", spec.description);
     view?.finalize();
     const made = await page.embed(chart, spec);
     if (turn !== drawing) return made.view.finalize();
     view = made.view;
     chart.tabIndex = 0;
     view.addEventListener("click", (_, item) => {
-      if (item?.datum?.index !== undefined) open(found[item.datum.index]);
+      if (item?.datum?.index !== undefined) open(found[item.datum.index], byDifference(found));
     });
     chart.dataset.drawn = `${state.a}|${state.b}`;
     return undefined;
@@ -153,10 +158,10 @@
     const [first, second] = sentence();
     verdict.textContent = first;
     detail.textContent = `${second} Click a dot or a line for its object.`;
-    const ordered = [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));
+    const ordered = byDifference(found);
     lists.replaceChildren(
-      list(`Higher IoU with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a - each.b >= least)),
-      list(`Higher IoU with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b - each.a >= least)),
+      list(`Higher IoU with ${state.a}`, ordered, (each) => each.a - each.b >= least),
+      list(`Higher IoU with ${state.b}`, [...ordered].reverse(), (each) => each.b - each.a >= least),
     );
     waiting = found;
     if (seen) draw(found);

@@ -10,7 +10,9 @@
   const keys = document.querySelector("#gallery .keys");
 
   const fields = {};
+  const relative = ["better", "worse"]; // orders that need both models
   const isShown = (model) => models[model] !== undefined && page.isShown(models[model]);
+  const anyShown = () => [...models.keys()].some(isShown);
   const iou = (each, model) => each.masks[model]?.[0] ?? null;
   const known = (each) => each.masks.filter(Boolean).map(([value]) => value);
   const failed = (each) => Math.min(...known(each)) < failure;
@@ -25,6 +27,7 @@
   };
 
   const found = () => {
+    if (!anyShown()) return [];
     const rank = ranks[state.order];
     return masks.cases.filter((each) => {
       const own = iou(each, state.a);
@@ -88,10 +91,12 @@
     place.replaceChildren(...shown.map((each) => card(each, cases)));
     more.hidden = shown.length === cases.length;
     const n = cases.filter((each) => iou(each, state.a) < failure).length;
-    const any = masks.cases.some((each) => each.protocol === state.protocol && iou(each, state.a) !== null);
-    count.textContent = any
-      ? `${shown.length} of ${cases.length} objects are shown; ${models[state.a]} fails in ${n} of ${cases.length} (IoU below ${failure}).`
-      : `${models[state.a]} has no masks for prompts of ${state.protocol} here.`;
+    const needed = relative.includes(state.order) ? [state.a, state.b] : [state.a];
+    const without = needed.find((model) => !masks.measured(model, state.protocol));
+    if (!anyShown()) count.textContent = "None of the models shown has stored masks.";
+    else if (without !== undefined) count.textContent = `${models[without]} has no masks for prompts of ${state.protocol} here.`;
+    else if (!cases.length) count.textContent = "No object fits.";
+    else count.textContent = `${shown.length} of ${cases.length} objects are shown; ${models[state.a]} fails in ${n} of ${cases.length} (IoU below ${failure}).`;
     page.say(count.textContent);
   };
   const set = (name) => (value) => {
@@ -154,7 +159,7 @@
     const usable = [...models.keys()].filter(isShown);
     const [a = usable[0] ?? 0, ...rest] = order.map((name) => models.indexOf(name)).filter(isShown);
     const differs = (b) => masks.cases.some((each) => each.protocol === state.protocol
-      && Math.abs(iou(each, a) - iou(each, b)) > 0.01);
+      && iou(each, a) !== null && iou(each, b) !== null && Math.abs(iou(each, a) - iou(each, b)) > 0.01);
     const others = [...rest, ...usable].filter((index) => index !== a);
     return { a, b: others.find(differs) ?? others[0] ?? a };
   };
@@ -164,12 +169,17 @@
     const stored = !dataset || (dataset === page.data.masked && protocols.includes(protocol));
     if (dataset && stored) state.protocol = protocol;
     scope.hidden = stored;
-    for (const each of [tools, count, place, keys, more.parentElement]) each.hidden = !stored;
+    count.hidden = !stored;
+    for (const each of [tools, place, keys, more.parentElement]) each.hidden = !stored || !anyShown();
     where.textContent = `Masks are stored for ${page.data.masked}, prompts of ${protocols.join(", ")}, `
       + `not for ${dataset}, ${protocol}. `;
     const named = page.recall("model").map((name) => models.indexOf(name)).filter(isShown);
     for (const option of [...fields.a?.options ?? [], ...fields.b?.options ?? []]) option.disabled = !isShown(option.value);
-    Object.assign(state, named.length === 2 ? { a: named[0], b: named[1] } : pair());
+    Object.assign(state, new Set(named).size === 2 ? { a: named[0], b: named[1] } : pair());
+    // One model alone has no B.
+    const alone = state.a === state.b;
+    if (fields.b) fields.b.parentElement.hidden = alone;
+    for (const option of fields.order.options) option.disabled = alone && relative.includes(option.value);
     for (const [name, value] of Object.entries(usual)) {
       const [given] = page.recall(name);
       state[name] = given === undefined ? value : typeof value === "number" ? Number(given) : given;
@@ -177,7 +187,8 @@
     for (const [own, field] of Object.entries(fields)) {
       field.value = state[own];
       // A value that this page does not have.
-      if (field.matches("select") && field.selectedIndex < 0) field.value = state[own] = usual[own];
+      const lost = field.matches("select") && (field.selectedIndex < 0 || (own === "order" && field.selectedOptions[0].disabled));
+      if (lost) field.value = state[own] = usual[own];
     }
     show();
   });

@@ -1,6 +1,7 @@
 // The lightbox: one case in the size of the window, its masks by two models, and a link to it.
 // `window.openCase(imageId, annotationId, modelA, modelB, protocol)` opens it, and returns false if
-// there is no picture of this case or no mask of a model.
+// there is no picture of this case or no mask of a model. The arrow keys go through `order`, pairs of
+// image and annotation, if it is given.
 const lightbox = (() => {
   window.openCase = () => false;
   if (!masks) return null;
@@ -82,7 +83,13 @@ const lightbox = (() => {
     const text = make("p", "", make("strong", "", `${name}: ${masks.models[model]}`), ` ${masks.score(shown, model)}`);
     if (shown.masks[model]?.[1] != null) {
       const { missed, extra } = masks.errors(shown, model);
-      const part = (share) => (share < 1 ? `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %` : `${share.toFixed(1)} times its area`);
+      // Only all and nothing are 100 % and 0 %.
+      const percent = (share) => {
+        if (share > 0 && share < 0.0005) return "< 0.1";
+        if (share >= 0.995 && share < 1) return "> 99";
+        return (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0);
+      };
+      const part = (share) => (share <= 1 ? `${percent(share)} %` : `${share.toFixed(1)} times its area`);
       text.append(`; of the object ${part(missed)} missed, ${part(extra)} too much`);
     }
     return text;
@@ -90,7 +97,9 @@ const lightbox = (() => {
 
   const update = () => {
     if (!shown) return;
-    const two = models.length > 1;
+    const two = state.a !== state.b;
+    const view = two ? state.view : "A";
+    for (const each of [byB, ...views]) each.hidden = !two;
     const title = masks.title(shown);
     heading.textContent = title;
     const at = list.indexOf(shown);
@@ -101,12 +110,12 @@ const lightbox = (() => {
       button.setAttribute("aria-pressed", String(state.view === ["A", "B", "slider"][index]));
     });
     whole.setAttribute("aria-pressed", String(state.whole));
-    slider.hidden = !two || state.view !== "slider";
-    const [left, right] = state.view === "slider" ? [" (left)", " (right)"] : ["", ""];
+    slider.hidden = view !== "slider";
+    const [left, right] = view === "slider" ? [" (left)", " (right)"] : ["", ""];
     scores.replaceChildren(
       describe(`A${left}`, state.a), ...(two ? [describe(`B${right}`, state.b)] : []),
     );
-    const named = { A: [state.a], B: [state.b], slider: [state.a, state.b] }[state.view];
+    const named = { A: [state.a], B: [state.b], slider: [state.a, state.b] }[view];
     canvas.setAttribute("aria-label", `${title}: ${named.map((model) => (
       `${masks.models[model]}, ${masks.score(shown, model)}`)).join("; ")}`);
     replace(link(shown));
@@ -120,12 +129,13 @@ const lightbox = (() => {
     const room = stage.getBoundingClientRect();
     const width = Math.max(60, Math.floor(Math.min(room.width, (room.height * w) / h)));
     const own = ++drawing;
-    const order = state.view === "B" ? [state.b, state.b] : [state.a, state.b];
+    const view = state.a === state.b ? "A" : state.view;
+    const order = view === "B" ? [state.b, state.b] : [state.a, state.b];
     slider.style.width = `${width}px`;
     slider.style.alignSelf = "center";
     masks.draw(canvas, shown, order, {
       width, mode: state.mode, whole: state.whole, stale: () => own !== drawing,
-      split: state.view === "slider" ? state.split / 100 : undefined,
+      split: view === "slider" ? state.split / 100 : undefined,
     }).then(() => { if (own === drawing) canvas.dataset.drawn = String(shown.index); });
   };
 
@@ -144,14 +154,15 @@ const lightbox = (() => {
     location.hash = link(each, a, b);
     show(each, changes);
   };
-  window.openCase = (imageId, annotationId, modelA, modelB, protocol) => {
+  window.openCase = (imageId, annotationId, modelA, modelB, protocol, order) => {
     const each = protocol ? find(imageId, annotationId, protocol)
       : find(imageId, annotationId, lightbox.protocol) ?? find(imageId, annotationId);
     if (!each) return false;
     const named = [modelA, modelB].filter((name) => name !== undefined);
     if (named.some((name) => !masks.models.includes(name))) return false;
     const [a = state.a, b = state.b] = named.map((name) => masks.models.indexOf(name));
-    open(each, { a, b, view: named.length > 1 ? "slider" : "A" });
+    const cases = order?.map(([image, annotation]) => find(image, annotation, each.protocol)).filter(Boolean);
+    open(each, { a, b, view: named.length > 1 ? "slider" : "A" }, cases);
     return true;
   };
 

@@ -51,6 +51,12 @@ const masks = (() => {
     return { missed: n[TRUTH] / (n[1] + n[3]), extra: n[MASK] / (n[1] + n[3]) };
   };
 
+  // The models that have a mask for a prompt of a protocol; others were not asked.
+  const asked = new Set(cases.flatMap((each) => each.masks.flatMap(
+    (found, model) => (found ? [`${model} ${each.protocol}`] : []),
+  )));
+  const measured = (model, protocol) => asked.has(`${model} ${protocol}`);
+
   const layer = (each, model, mode) => {
     const [rows, columns] = each.size;
     const pixels = pixelsOf(each, model);
@@ -65,6 +71,9 @@ const masks = (() => {
       truth: { 1: rgb("missed"), 3: rgb("missed") },
       picture: {},
     }[mode];
+    // Without a mask to compare, nothing is painted as missed.
+    const [, counts] = each.masks[model] ?? [];
+    if (mode === "errors" && (counts === null || !measured(model, each.protocol))) delete fills[1];
     for (let i = 0; i < pixels.length; i++) {
       const fill = fills[pixels[i]];
       if (!fill) continue;
@@ -174,7 +183,7 @@ const masks = (() => {
 
   const score = (each, model) => {
     const found = each.masks[model];
-    if (!found) return "no answer";
+    if (!found) return measured(model, each.protocol) ? "no answer" : "not measured";
     return `IoU ${found[0].toFixed(3)}${found[1] === null ? ", mask not kept" : ""}`;
   };
   const size = (each) => (each.area < 32 ** 2 ? "small" : each.area < 96 ** 2 ? "medium" : "large");
@@ -188,5 +197,5 @@ const masks = (() => {
     const old = { a, b };
     return { [side]: value, [other]: old[other] === value ? old[side] : old[other] };
   };
-  return { ...data, cases, choose, draw, errors, score, size, title };
+  return { ...data, cases, choose, draw, errors, measured, score, size, title };
 })();

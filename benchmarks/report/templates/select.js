@@ -193,7 +193,7 @@
   });
   root.addEventListener("themechange", paint);
   const note = paragraph("filter-note");
-  note.textContent = "The sentences of this page are about all models, its tables and charts about those shown.";
+  note.textContent = "Sentences are about all models; tables, charts, Compare and Masks about those shown. Published claims and runs are not filtered.";
   const share = page.button("Copy link", async (button) => {
     page.flash(button, (await page.copy(location.href)) ? "Copied" : "The browser refused");
   }, "Copy a link to this selection");

@@ -112,6 +112,14 @@ def test_accuracy_latency_table_matches_the_record(record: RunRecord) -> None:
     assert hollow["mark"]["style"] == "hollow"
 
 
+def test_legends_are_not_read_out(record: RunRecord) -> None:
+    """Vega would read out all models of the scale, not those of the legend."""
+    for figure in figures(record):
+        legends = [each for each in _found(figure.chart, "legend") if each]
+        assert legends
+        assert not any(legend["aria"] for legend in legends)
+
+
 def test_latency_chart_has_three_times_of_a_model_on_one_line(record: RunRecord) -> None:
     figure = latency(record, setups(record)[0])
     assert figure is not None

@@ -154,6 +154,10 @@ def test_models_are_searched_and_hidden(many: Path, visit: Callable[..., Any]) -
         "() => document.querySelectorAll('#summary .plot .role-legend-label text').length === 1"
     )
     assert labels.all_text_contents() == ["grabcut"]
+    # A legend is not read out: Vega would name all models of the page.
+    legend = page.locator("#summary .plot:visible .role-legend")
+    assert legend.get_attribute("aria-hidden") == "true"
+    assert page.locator("[aria-label*=' legend for ']").count() == 0
     page.get_by_label("Show only models whose names contain").fill("")
     page.locator(".boxes").get_by_label("grabcut").uncheck()
     assert "grabcut" not in column(page, 0)
@@ -172,7 +176,9 @@ def test_page_without_any_model_shown(many: Path, visit: Callable[..., Any]) -> 
     page.get_by_label("Show only models whose names contain").fill("none of them")
     page.locator("#summary .plot:visible").get_by_text("none of the models shown").wait_for()
     assert "(0 of 3 rows)" in str(answer(page).locator("figcaption").first.text_content())
-    assert page.locator("#filter-note").is_visible()
+    note = page.locator("#filter-note")
+    assert note.is_visible()
+    assert str(note.text_content()).endswith("Published claims and runs are not filtered.")
     page.get_by_label("Show only models whose names contain").fill("")
     page.locator("#summary .plot:visible svg").wait_for()
     assert "(3 rows)" in str(answer(page).locator("figcaption").first.text_content())
@@ -217,6 +223,8 @@ def test_two_models_are_compared_object_by_object(large: Path, visit: Callable[.
     assert re.match(r"box (is better than|and) dummy", first)
     assert " points of mIoU" in first
     place.locator(".chart svg").wait_for()
+    about = str(place.locator(".chart").get_attribute("aria-label"))
+    assert about.startswith("IoU of box against dummy for ")
     dots = place.locator("[aria-roledescription=value]")
     assert dots.count() > 100
     place.get_by_role("button", name="Swap A and B").click()
@@ -227,6 +235,14 @@ def test_two_models_are_compared_object_by_object(large: Path, visit: Callable[.
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
     dialog.wait_for()
+    # The lightbox goes through the objects in the order of the list.
+    assert str(dialog.get_by_role("status").text_content()).startswith("1 of ")
+    title, second = dialog.get_by_role("heading"), place.locator(".cases-list button").nth(1)
+    number = re.search(r"(\d+), image", str(second.text_content()))
+    assert number is not None
+    dialog.get_by_role("button", name="Close").focus()
+    page.keyboard.press("ArrowRight")
+    assert f"annotation {number[1]}," in str(title.text_content())
     assert "Object: image" in str(page.locator("#compare-detail").text_content())
     shown_a = dialog.get_by_role("combobox", name="A", exact=True).locator("option:checked")
     assert shown_a.text_content() == "dummy"

@@ -50,13 +50,99 @@ def test_order_and_filters(large: Path, visit: Callable[..., Any]) -> None:
     assert cards(page).count() == 0  # the model box takes no points
     assert str(count.text_content()).startswith("box has no masks for prompts of center")
     tools.get_by_label("Model A").select_option("dummy")
-    assert cards(page).first.get_by_text("box: no answer").count() == 1
+    assert cards(page).first.get_by_text("box: not measured").count() == 1
+    for order in ("better", "worse"):
+        tools.get_by_label("Order").select_option(order)
+        assert count.text_content() == "box has no masks for prompts of center here."
     tools.get_by_label("Order").select_option("failures")
     failed = [iou < 0.5 for iou in ious(page)]
     assert failed == sorted(failed, reverse=True)
     page.get_by_role("button", name="Show more").click()
     assert cards(page).count() > 24
     assert str(cards(page).count()) in str(count.text_content())
+    tools.get_by_role("spinbutton", name="IoU of A from").fill("0.9")
+    tools.get_by_role("spinbutton", name="to").fill("0.2")
+    assert count.text_content() == "No object fits."
+
+
+def test_hidden_models_have_no_masks_and_one_alone_has_no_other(
+    large: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(large)
+    tools, count = page.locator("#gallery-tools"), page.locator("#gallery-count")
+    tools.get_by_label("Order").select_option("better")
+    page.locator("#models-filter > summary").click()
+    search = page.get_by_label("Show only models whose names contain")
+    search.fill("none of them")
+    assert count.text_content() == "None of the models shown has stored masks."
+    assert cards(page).count() == 0
+    assert not tools.is_visible()
+    search.fill("dummy")
+    assert tools.get_by_label("Model A").locator("option:checked").text_content() == "dummy"
+    assert not tools.get_by_label("Model B").is_visible()
+    assert tools.get_by_label("Order").input_value() == "worst"
+    page.keyboard.press("Escape")
+    cards(page).first.click()
+    box = page.get_by_role("dialog")
+    box.locator("canvas[data-drawn]").wait_for()
+    assert box.locator(".scores p").count() == 1
+    assert not box.get_by_role("button", name="Mask of B").is_visible()
+    page.keyboard.press("Escape")
+    search.evaluate("(all) => { all.value = ''; all.dispatchEvent(new Event('input')); }")
+    assert tools.get_by_label("Model B").is_visible()
+
+
+def test_second_model_is_one_that_was_measured(large: Path, visit: Callable[..., Any]) -> None:
+    page = visit(large)
+    # The model box takes no points; a third model has other masks.
+    page.evaluate(
+        "masks.models.push('third'); const [, ofB] = document.querySelectorAll("
+        "'#gallery-tools select'); ofB.append(new Option('third', 2)); "
+        "masks.cases.forEach(({ masks: all }) => all.push(all[1] && [all[1][0] / 2, null]))"
+    )
+    page.locator("#selector").get_by_label("Prompt").select_option("center")
+    first = str(cards(page).first.text_content())
+    assert "dummy: IoU" in first
+    assert "third: IoU" in first
+    assert "box" not in first
+
+
+# How many pixels of a picture the errors of a model change; the outline of the truth is among them.
+CHANGED = """
+async (model) => {
+  const each = masks.cases.find((one) => one.protocol === "center");
+  each.masks = [null, null];
+  const drawn = async (mode) => {
+    const canvas = document.createElement("canvas");
+    await masks.draw(canvas, each, [model, model], { width: 300, mode, whole: false });
+    return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  };
+  const [errors, picture] = [await drawn("errors"), await drawn("picture")];
+  return errors.filter((value, index) => value !== picture[index]).length;
+}
+"""
+
+
+def test_what_was_not_measured_is_not_painted_as_missed(
+    large: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(large)
+    # Neither has a mask: box was not asked, dummy had no answer.
+    outline, missed = page.evaluate(CHANGED, 0), page.evaluate(CHANGED, 1)
+    assert 0 < outline < 0.7 * missed
+
+
+def test_shares_of_an_object_are_not_rounded_to_all_or_nothing(
+    large: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(large)
+    page.evaluate("shares => { masks.errors = () => shares }", {"missed": 0.998, "extra": 0.0002})
+    cards(page).first.click()
+    text = page.get_by_role("dialog").locator(".scores p").first
+    assert str(text.text_content()).endswith("of the object > 99 % missed, < 0.1 % too much")
+    page.evaluate("masks.errors = () => ({ missed: 1, extra: 0 })")
+    page.keyboard.press("ArrowRight")
+    assert str(text.text_content()).endswith("of the object 100 % missed, 0 % too much")
 
 
 def test_masks_follow_the_answer_and_say_what_they_are_of(
