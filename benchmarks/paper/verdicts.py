@@ -142,7 +142,7 @@ def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
     tested = {name: count for name, count in tally(published).items() if name in TESTED}
     text = f"{sum(tested.values())} of {len(published)} published figures were tested"
     text += f": {_counts_text(tested)}" if tested else ""
-    measured = [each for each in published if each.basis in ("measurement", "training")]
+    measured = [v for v in published if v.basis == "measurement" or v.unit.startswith("mIoU")]
     if measured:
         n = sum(each.verdict in TESTED for each in measured)
         text += f". Of {len(measured)} times and accuracies, {n or 'none'} "

@@ -263,8 +263,8 @@ def ratio_between(record: RunRecord, slow: Candidate, fast: Candidate) -> Ratio:
     return found or Ratio(slow.ms, fast.ms, doubt(slow, fast))
 
 
-def network_forms(record: RunRecord, models: Sequence[str], verb: str = "in the tables") -> str:
-    """How many models these are: `8 models in the tables (one network in 6 forms, 2 baselines)`.
+def network_forms(record: RunRecord, models: Sequence[str], verb: str = "compared") -> str:
+    """How many models these are: `8 models compared (one network in 6 forms, 2 baselines)`.
 
     Models with the same weights are forms of one network, as are its input sizes.
     """
@@ -381,7 +381,7 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     else:
         certain = "untested" not in found.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
-        reason += f" of the {len(rows)} models in the tables"
+        reason += f" of the {len(rows)} models compared"
     if tied:
         reason += f"; {joined(tied)} cannot be distinguished from it on {best.n_images} images"
     return (
@@ -409,7 +409,7 @@ def _why(
     if not alike:
         certain = "untested" not in relations.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
-        reason += f" of the {len(found)} models {'timed here' if untimed else 'in the tables'}"
+        reason += f" of the {len(found)} models {'timed here' if untimed else 'compared'}"
         if [c for c in found if not queries.is_floor(record, c.model)] == [chosen]:
             reason += ", and the only network"
     else:
@@ -427,7 +427,7 @@ def _why(
             f"whether {pronoun} as accurate"
         )
     if alike:
-        verb = "timed here" if untimed else "in the tables"
+        verb = "timed here" if untimed else "compared"
         reason = f"of the {network_forms(record, [c.model for c in found], verb)}, {reason}"
     accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
     if untimed:

@@ -112,10 +112,11 @@ def latency(record: RunRecord, setup: Setup) -> Caption | None:
         least = milliseconds(times[fastest[0]][0])
         if len(shown) == 1:
             return Caption(title, f"{fastest[0]} takes {least} ({label}).")
-        text = f"{label.capitalize()}, {fastest[0]} is the fastest {networks}, {least}"
+        text = f"{label.capitalize()}, of the {len(shown)} {networks}s in the chart, "
         if len(fastest) > 1:
-            text = f"{label.capitalize()}, {joined(fastest)} tie as the fastest {networks}s, "
-            text += f"from {least}"
+            text += f"{joined(fastest)} tie as the fastest, from {least}"
+        else:
+            text += f"{fastest[0]} is the fastest, {least}"
         if slowest not in fastest:
             steps = Steps(label, ((phase, rows[slowest].n_prompts, 1),))
             ratio = advice.ratio_of(record, setup, steps, slowest, fastest[0])

@@ -24,7 +24,6 @@ from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import clean, milliseconds
 from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, timed, unique
 
-OWN_REFERENCE = "Left out, its own masks are the reference"
 HISTORY_TIMES = (
     ("end to end", "end_to_end", 1),
     ("encode", "encode", None),
@@ -112,7 +111,7 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
 def without_times(record: RunRecord, models: Sequence[str]) -> list[str]:
     """A note on the models of a record that are not among those with times."""
     missing = [model for model in model_names(record) if model not in models]
-    return queries.group_notes({"No such time in this setup": missing})
+    return queries.group_notes({"No such time in the table": missing})
 
 
 def slope_text(slope_ms: float) -> str:
@@ -247,7 +246,9 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     return [
         f"Bars, of all objects alone: {INTERVALS}. Small < 32² ≤ medium < 96² ≤ large, in pixels "
         "of annotation area.",
-        *queries.group_notes({**queries.without_value(record, without), OWN_REFERENCE: own}),
+        *queries.group_notes(
+            {**queries.without_value(record, without), queries.OWN_REFERENCE: own}
+        ),
         *queries.shipped_models_notes(record, shown),
     ]
 

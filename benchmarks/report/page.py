@@ -523,6 +523,8 @@ def _narrowed(
 def _missing(record: RunRecord) -> list[str]:
     """What the record lacks, and how to measure it."""
     found = [text for name, text in _QUANTITIES.items() if not getattr(record, name)]
+    if not any(row.phase == "everything" and row.status == "ok" for row in record.latency):
+        found = [text.replace("recall of", "recall and times of") for text in found]
     measured = (name for name in model_names(record) if not was_skipped(record, name))
     known = {*measured, *TEST_FAMILIES}
     models = ", ".join(name for name in entries() if name not in known)

@@ -280,8 +280,8 @@ def _leaderboard(
         notes.append(
             "Behind best: paired on the same prompts; the interval is for that pair alone. p: "
             "two-sided, corrected (Holm) over all prompts and pairs of models of a run, or of "
-            "different runs, with this data and reference; forms of one network count as one "
-            "model, with p 1: docs/protocols.md."
+            "different runs, with this data and reference; models that do not differ "
+            "(an interval within 0.05 points) count as one, with p 1: docs/protocols.md."
         )
     notes += [
         f"{noun}: mean IoU over instances; {INTERVALS}. CSV: fractions.",

@@ -181,7 +181,7 @@ def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
         return warning
     if names := ", ".join(unique(models)):
         return f"{NOISY}run {run.id} (times of {names}): {warning.removeprefix(NOISY)}"
-    return f"run {run.id}, without times of models: {warning}"
+    return f"run {run.id}, no latency of which is in the tables: {warning}"
 
 
 def conditions(run: RunRecord) -> dict[str, str]:

@@ -564,6 +564,9 @@ def was_skipped(record: RunRecord, model: str) -> bool:
     return info is not None and info.status == "skipped"
 
 
+OWN_REFERENCE = "Left out, its own masks are the reference"
+
+
 def without_value(record: RunRecord, models: Iterable[str]) -> dict[str, list[str]]:
     """Models without a value under a protocol, by the reason."""
     reasons: dict[str, list[str]] = {}

@@ -496,14 +496,17 @@ def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol |
     shown = ranked or entries
     notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
     if any(column.cell(entry).text == "-" for column in columns for entry in shown):
-        notes.append("A dash: not measured in this setup; Params: not counted.")
+        notes.append("A dash: not in the tables of times and memory; Params: not counted.")
     if clicks is not None:
         notes.append(
             f"{clicks.label.capitalize()}: preprocessing and encoding once, decoding and "
             "postprocessing once a click."
         )
     if ranked and others:
-        notes += queries.group_notes(queries.without_value(record, others))
+        reference = None if protocol is None else reference_model(protocol.reference)
+        own = [name for name in others if name == reference]
+        missing = queries.without_value(record, (name for name in others if name not in own))
+        notes += queries.group_notes({**missing, queries.OWN_REFERENCE: own})
     return build_table("selection", "Models", columns, shown, notes)
 
 

@@ -43,10 +43,7 @@ def texts(record: RunRecord) -> dict[str, list[str]]:
 def test_advice_for_a_single_trained_model(record: RunRecord) -> None:
     said = texts(record)
     assert all(each.startswith("Run mobilesam: it has the highest") for each in said["advice"])
-    assert (
-        "of the 3 models in the tables, and the only network (COCO val2017 dev,"
-        in said["advice"][0]
-    )
+    assert "of the 3 models compared, and the only network (COCO val2017 dev," in said["advice"][0]
     assert "mIoU mobilesam 74.4 % [71.4, 76.9]" in said["advice"][0]
     assert any("accuracy of sam-vit-h, sam-vit-l, sam-vit-b" in each for each in said["caution"])
 
@@ -215,7 +212,7 @@ def test_a_tie_goes_to_the_more_accurate_and_is_called_a_tie() -> None:
     }
     said = texts(table(models, {("int8", "float"): (0.2, 0.008)}))
     (text,) = said["advice"]
-    assert "Run float: of the 2 models in the tables, no other is measurably more accurate" in text
+    assert "Run float: of the 2 models compared, no other is measurably more accurate" in text
     assert "it ties with int8 in time too, with the higher mIoU" in text
     assert "no measurable difference" in text
 
@@ -230,7 +227,7 @@ def test_too_few_images_advise_no_trivial_baseline() -> None:
     few = "few images shows large differences only: shipped photos, 9 images."
     assert any(few in c for c in said["caution"])
     assert "Run net: " in text
-    assert "Run net: of the 2 models in the tables (1 network, 1 baseline), no other is " in text
+    assert "Run net: of the 2 models compared (1 network, 1 baseline), no other is " in text
     assert "measurably more accurate; box is faster, " in text
     assert "and 9 images cannot show whether it is as accurate" in text
 
@@ -315,7 +312,7 @@ def test_one_model_is_no_advice() -> None:
 def test_an_accuracy_beside_a_baseline_alone_says_so() -> None:
     models = {"net": Made(miou=0.8), "box": Made("classical", miou=0.6, ms=(0.03, 0.03, 0.04))}
     (text,) = texts(table(models, {("net", "box"): (0.001, 0.02)}))["advice"]
-    assert "the most accurate of the 2 models in the tables, and the only network (shipped" in text
+    assert "the most accurate of the 2 models compared, and the only network (shipped" in text
 
 
 def test_faster_advice_is_no_worse_than_a_baseline() -> None:
@@ -402,7 +399,7 @@ def test_a_contradicting_time_end_to_end_is_not_used() -> None:
         "fast": (500, 17)})  # fmt: skip
     said = texts(record)
     (text,) = said["advice"]
-    assert text.startswith("Run fast: of the 2 models in the tables, no other is measurably more")
+    assert text.startswith("Run fast: of the 2 models compared, no other is measurably more")
     assert "Times end to end were disturbed, so this is by encode + decode of one prompt: " in text
     assert any("disturbed: fast; measure again" in each for each in said["caution"])
     (setup,), (protocol,) = queries.setups(record), queries.protocols(record)
@@ -445,4 +442,4 @@ def test_forms_of_one_network_are_counted_once() -> None:
     models = {"net": Made("file"), "net@512": Made("file"), "box": Made("classical")}
     record = table(models, {})
     said = network_forms(record, list(models))
-    assert said == "3 models in the tables (one network in 2 forms, 1 baseline)"
+    assert said == "3 models compared (one network in 2 forms, 1 baseline)"

@@ -181,9 +181,11 @@ def test_messages_of_times_and_sizes_are_true(record: RunRecord) -> None:
 def check_latency(said: str, record: RunRecord, setup: queries.Setup) -> None:
     phases = {label.capitalize(): phase for label, phase in captions.STEPS}
     if match := re.fullmatch(
-        r"(.*), (.*?) (?:is|tie as) the fastest (\w+?)s?, (?:from )?(.*?)(?:; (.*))?\.", said
+        r"(.*), of the (\d+) (\w+)s in the chart, (.*?) (?:is|tie as) the fastest, "
+        r"(?:from )?(.*?)(?:; (.*))?\.",
+        said,
     ):
-        label, names, noun, least, rest = match.groups()
+        label, count, noun, names, least, rest = match.groups()
         found = [r for r in record.latency if r.phase == phases[label]]
         fewest = min(r.n_prompts or 0 for r in found)
         rows = {r.model: r for r in found if (r.n_prompts or 0) == fewest}
@@ -195,6 +197,7 @@ def check_latency(said: str, record: RunRecord, setup: queries.Setup) -> None:
             and not (noun == "network" and queries.is_for_tests(record, name))
         }
         fastest = re.findall(r"\b[a-d]\b", names)
+        assert len(fit) == int(count)
         assert fit[fastest[0]].median_ms == min(row.median_ms or 0 for row in fit.values())
         value, unit = least.split()
         assert printed(value) * UNITS[unit] == pytest.approx(fit[fastest[0]].median_ms, rel=6e-3)

@@ -182,13 +182,16 @@ def test_load_before_a_run_without_times_is_no_caution_about_times(
     load = "noisy: load average 4.0 on 2 cores before the run"
     timed = make_record(1, id="timed", created_utc="2026-01-01T00:00:00Z", warnings=())
     other = make_record(1, id="other", latency=(), memory=(), warnings=(load,))
-    assert f"run other, without times of models: {load}" in merge_records([timed, other]).warnings
+    assert (
+        f"run other, no latency of which is in the tables: {load}"
+        in merge_records([timed, other]).warnings
+    )
     noisy = timed.model_copy(update={"warnings": (load,)})
     named = "noisy: run timed (times of mobilesam): load average 4.0 on 2 cores before the run"
     assert named in merge_records([noisy, other]).warnings
     newer = timed.model_copy(update={"id": "newer", "created_utc": "2026-02-01T00:00:00Z"})
     merged = merge_records([noisy, newer])
-    assert f"run timed, without times of models: {load}" in merged.warnings
+    assert f"run timed, no latency of which is in the tables: {load}" in merged.warnings
     assert {row.run for row in merged.latency} == {"newer"}
 
 
