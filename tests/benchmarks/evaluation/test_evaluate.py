@@ -104,7 +104,7 @@ def test_an_unknown_reference_is_a_usage_error(run: Any, scenes: Any) -> None:
 def test_only_the_given_references_are_scored(run: Any, scenes: Any, tmp_path: Path) -> None:
     done = run(
         "miou",
-        "--models=dummy,grabcut",
+        "--models=dummy,grabcut,box",
         *scenes.arguments,
         "--protocol=box",
         "--reference=teacher:dummy",
@@ -113,7 +113,10 @@ def test_only_the_given_references_are_scored(run: Any, scenes: Any, tmp_path: P
     )
     assert done.code == 0
     assert set(read_instances(tmp_path / "o" / "instances.parquet").reference) == {"teacher:dummy"}
-    assert {row["reference"] for row in done.json["comparisons"]} == {"teacher:dummy"}
+    # Of a reference against itself there is none.
+    (pair,) = done.json["comparisons"]
+    assert pair["reference"] == "teacher:dummy"
+    assert {pair["model_a"], pair["model_b"]} == {"grabcut", "box"}
     assert {row["reference_weights"]["kind"] for row in done.json["rows"]} == {"none"}
 
 
