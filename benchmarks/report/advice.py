@@ -387,7 +387,7 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     return (
         f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason} "
         f"({data_label(record, protocol)}).{_remarks(protocol)}",
-        f"mIoU {_accuracies(rows)}. The tables of times have none of these networks.",
+        f"mIoU {_accuracies(rows)}. The tables of Time have none of these networks.",
     )
 
 

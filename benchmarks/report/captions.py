@@ -112,7 +112,7 @@ def latency(record: RunRecord, setup: Setup) -> Caption | None:
         least = milliseconds(times[fastest[0]][0])
         if len(shown) == 1:
             return Caption(title, f"{fastest[0]} takes {least} ({label}).")
-        text = f"{label.capitalize()}, of the {len(shown)} {networks}s in the chart, "
+        text = f"{label.capitalize()}, of the {len(shown)} {networks}s with that time, "
         if len(fastest) > 1:
             text += f"{joined(fastest)} tie as the fastest, from {least}"
         else:

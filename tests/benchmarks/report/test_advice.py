@@ -96,9 +96,7 @@ def test_models_with_random_weights_are_never_advised(record: RunRecord) -> None
 
 
 def test_advice_without_times_or_accuracies(make_record: Callable[..., RunRecord]) -> None:
-    assert (
-        "The tables of times have none of these" in texts(make_record(9, latency=()))["advice"][0]
-    )
+    assert "The tables of Time have none of these" in texts(make_record(9, latency=()))["advice"][0]
     assert "By time alone, mobilesam has the fastest" in texts(make_record(9, miou=()))["advice"][0]
 
 

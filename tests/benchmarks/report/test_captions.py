@@ -181,7 +181,7 @@ def test_messages_of_times_and_sizes_are_true(record: RunRecord) -> None:
 def check_latency(said: str, record: RunRecord, setup: queries.Setup) -> None:
     phases = {label.capitalize(): phase for label, phase in captions.STEPS}
     if match := re.fullmatch(
-        r"(.*), of the (\d+) (\w+)s in the chart, (.*?) (?:is|tie as) the fastest, "
+        r"(.*), of the (\d+) (\w+)s with that time, (.*?) (?:is|tie as) the fastest, "
         r"(?:from )?(.*?)(?:; (.*))?\.",
         said,
     ):
