@@ -153,7 +153,7 @@ def corrected(
     for row in found:
         *_, models = pair(row)
         if len(models) == 2 and max(map(abs, row.ci95 or (row.difference,))) <= NO_DIFFERENCE:
-            one, other = models
+            one, other = sorted(models)
             same[row.dataset, row.reference, row.protocol, other] = one
     keys = [pair(row) for row in found]
     p_values: dict[_Pair, float] = {}

@@ -415,8 +415,8 @@ class RunRecord(FrozenModel):
     names: dict[str, str] = Field(
         default={},
         exclude=True,
-        description="new names of models and references, which contain the precision, by those in "
-        "the files beside the record; in runs to be merged only",
+        description="models and references that merging renamed, since runs differ in precision: "
+        "the name in the files beside the record, and the new name; empty in a stored record",
     )
     duration_s: float
     complete: bool = Field(default=True, description="False if the run was interrupted")

@@ -130,10 +130,10 @@ def test_merge_refuses_masks_of_two_weights_of_one_teacher(
 def test_merge_warns_of_accuracies_on_different_devices(
     make_record: Callable[..., RunRecord],
 ) -> None:
-    cpu = make_record(1, id="cpu", config={"device": "cpu", "precision": "fp32"})
-    gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "fp32"})
-    told = "accuracies on different devices (cpu: cpu; cuda: gpu)"
-    assert told in merge_records([cpu, gpu]).warnings
+    cpu = make_record(1, id="first", config={"device": "cpu", "precision": "fp32"})
+    gpu = make_record(1, id="second", config={"device": "cuda", "precision": "fp32"})
+    warning = "accuracies on different devices (cpu: first; cuda: second)"
+    assert warning in merge_records([cpu, gpu]).warnings
     alone = merge_records([cpu, make_record(1, id="two", config=cpu.config)])
     assert not [text for text in alone.warnings if "devices" in text]
     row = EverythingRow(model="m", dataset="d", weights=WeightsRow(kind="none"), median_ms=1.0)
