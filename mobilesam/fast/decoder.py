@@ -29,7 +29,7 @@ from mobilesam.errors import UsageError
 from mobilesam.fast import decoder_scripts, threads
 from mobilesam.fast.allocator import learn_large_blocks
 from mobilesam.fast.decoder_scripts import Norm
-from mobilesam.fast.kernels import Dense, fuses_gelu, is_for_onednn, strips
+from mobilesam.fast.kernels import Dense, fuses_gelu, strips
 from mobilesam.fast.scripts import compiled
 from mobilesam.inputs import Device
 from mobilesam.prompts import NetworkPrompts
@@ -121,7 +121,6 @@ class FastDecoder:
             self._final = _TokensToImage(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
             self.upscale = _Upscale(mask_decoder.output_upscaling, like)
-        self._packed = is_for_onednn(like)
         rows = max(1, CPU_TOKENS // width) if self.is_cpu else height
         self._strips = [(width * first, width * last) for first, last in strips(height, rows)]
 
@@ -273,7 +272,9 @@ class FastDecoder:
                 attend = _compiled(decoder_scripts.attention, pixels)
                 weight, encoding = cell.context.log_weight, cell.context.encoding[cell.part]
                 weight = None if weight is None else weight[cell.part]
-                return attend(query[cell.rows], pixels, encoding, weight, self._packed)
+                return attend(
+                    query[cell.rows], pixels, encoding, weight, attention.image_key.packed
+                )
 
             found = _joined_attention(spread(part, range(len(cells))), len(query))
             return attention.narrow(found, tokens.shape[1])
@@ -432,7 +433,6 @@ class _ImageToTokens:
         self.out_bias = (source.out_proj.bias.detach() / heads).to(like)
         self.image_query = Dense(query, source.q_proj.bias, like)
         self.norm: Norm = (*_affine(norm, like), norm.eps)
-        self._packed = is_for_onednn(like)
 
     def shared(self, tokens: Tensor, tokens_pe: Tensor) -> _Update:
         """For prompts (N, T, C) and images that are still those of the contexts."""
@@ -444,7 +444,7 @@ class _ImageToTokens:
             rows, part, context = cell
             given = context.query[:, :, part], key[:, rows], value[rows]
             updated = _compiled(decoder_scripts.updated_shared, pixels)
-            return updated(pixels, *given, self.norm, self._packed)
+            return updated(pixels, *given, self.norm, self.image_query.packed)
 
         return update
 
@@ -459,7 +459,7 @@ class _ImageToTokens:
             rows, part, context = cell
             given = context.encoding[part], wide[rows], shift[rows], value[rows]
             updated = _compiled(decoder_scripts.updated_each, pixels)
-            return updated(pixels, *given, self.heads, self.norm, self._packed)
+            return updated(pixels, *given, self.heads, self.norm, self.image_query.packed)
 
         return update
 

@@ -83,7 +83,7 @@ def fuses_gelu() -> bool:
     return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
-def is_for_onednn(like: Tensor) -> bool:
+def _is_for_onednn(like: Tensor) -> bool:
     """Whether oneDNN's products are available, and faster than torch's default."""
     known = like.device.type == "cpu" and (
         like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
@@ -98,7 +98,7 @@ class Dense:
         self.weight = weight.detach().to(like, copy=True).contiguous()
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self._packed: dict[int, Tensor] = {}
-        self.packed = is_for_onednn(like)
+        self.packed = _is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
@@ -133,7 +133,7 @@ class Conv:
         self.bias = bias.detach().to(like, copy=True)
         self.stride = stride
         self._packed: dict[Shape, Tensor] = {}
-        self.packed = is_for_onednn(like)
+        self.packed = _is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as in `Dense`."""
